@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists what is here. Everything is safe to run again.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit kernel netns rust test-kernels lint fmt bench fuzz wheel lock proto cleanup clean
+
+PY := .venv/bin/python
+CARGO := cargo
+MANIFEST := --manifest-path hbone/Cargo.toml
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: ## Install packages, headers, the Python environment; build the Rust core
+	@scripts/setup run
+
+demo: ## Two nodes, real pods, real traffic; KEEP=1 leaves it running
+	@scripts/setup run
+	@$(PY) -m cli.main demo $(if $(KEEP),--keep)
+
+test: ## Everything CI runs
+	@scripts/setup vm
+	@scripts/test
+
+unit: ## Pure tests: no root needed
+	@$(PY) -m pytest tests/unit tests/contract
+
+kernel: ## Load and drive the kernel programs (root)
+	@$(PY) -m pytest tests/kernel
+
+netns: ## Real agents, real pods in network namespaces (root)
+	@$(PY) -m pytest tests/netns
+
+rust: ## Tests of the Rust core
+	@$(CARGO) test $(MANIFEST) --locked --workspace --exclude hbone-python
+
+test-kernels: ## The kernel tests under Linux 6.1 and 6.12 (qemu)
+	@scripts/setup vm
+	@tests/vm/run 6.1 6.12
+
+lint: ## ruff, mypy, import-linter, clippy, rustfmt, clang-format, struct layouts
+	@scripts/setup test
+	@scripts/lint
+
+fmt: ## Format everything
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix --select I . || true
+	@$(CARGO) fmt $(MANIFEST)
+	@clang-format -i bpf/*.c bpf/include/*.h
+
+bench: ## First figures: no mesh and nodemesh side by side
+	@scripts/setup run
+	@$(PY) -m cli.main demo --figures-only
+
+wheel: ## Build the one wheel, with the Rust core inside
+	@scripts/setup test
+	@$(PY) -m maturin build --release --locked --out dist
+
+lock: ## Renew the locked Python requirements from pyproject.toml
+	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
+		--strip-extras --allow-unsafe -o requirements.lock pyproject.toml
+	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
+		--strip-extras --allow-unsafe --extra dev -c requirements.lock \
+		-o requirements-dev.lock pyproject.toml
+
+proto: ## Generate the Python side of the .proto files
+	@scripts/proto
+
+cleanup: ## Remove every lab and every pin that a run left behind
+	@$(PY) -m cli.main lab down --all
+
+clean: ## Remove what was built
+	rm -rf .venv hbone/target hbone/fuzz/target agent/tunnel/_hbone*.so dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
