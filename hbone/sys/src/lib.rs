@@ -1,1 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+//! System calls that the byte path needs and no safe crate offers.
+//!
+//! This is the only crate of the workspace that may say `unsafe`; each block says why it is sound.
+//! What the `rustix` crate has (sockets, epoll, eventfd, vectored I/O) is re-exported from there, so
+//! that the core names one crate for everything that enters the kernel.
+
+pub mod flow;
+pub mod netns;
+pub mod poll;
+pub mod socket;
+
+mod bpf;
+mod sockopt;
+
+pub use rustix::io::Errno;
