@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections as people look at them: one record for all paths, and the last closed ones."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum, unique
+from typing import Any, Literal
+
+__all__ = ["ConnectionLedger", "ConnectionRecord", "Path"]
+
+
+@unique
+class Path(StrEnum):
+    """How the bytes of a connection travel."""
+
+    KERNEL = "kernel"
+    """Between pods of this node, by the kernel alone; the SYN nonce proves the source."""
+
+    TUNNEL = "tunnel"
+    """Over HBONE, mutual TLS."""
+
+    PASSTHROUGH = "passthrough"
+    """Untouched: one end is outside the mesh."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRecord:
+    """One connection as seen by one side of it. Empty text means not known."""
+
+    path: Path
+    direction: Literal["outbound", "inbound"]
+    """Seen at the client's pod (outbound) or at the server's pod (inbound)."""
+
+    source: str
+    """Address and port of the client, ``10.0.0.1:4000`` or ``[fd00::1]:4000``."""
+
+    destination: str
+    """Address and port of the server's application, after any service was resolved."""
+
+    original_destination: str = ""
+    """What the client dialled: a service's VIP, or the same as destination."""
+
+    hbone_address: str = ""
+    """The peer's address on the HBONE port, for the tunnel path."""
+
+    source_workload: str = ""
+    destination_workload: str = ""
+    """``namespace/name``."""
+
+    service: str = ""
+    """Host name of the service that was dialled."""
+
+    source_identity: str = ""
+    destination_identity: str = ""
+    """SPIFFE IDs."""
+
+    attested: bool = False
+    """The source's identity is proven (certificate, or the kernel's nonce), not only claimed."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    """As this side sees it: to and from the peer that it was connected to."""
+
+    connect_us: int = 0
+    """Time from the client's connect to the server's answer, microseconds; 0 if not measured."""
+
+    duration_us: int = 0
+    """Life so far, or life in all once closed, microseconds."""
+
+    open: bool = False
+    ended_at: float = 0.0
+    """Seconds since 1970; 0 while open."""
+
+    reason: str = ""
+    """Why it ended, a text of mesh.reasons; empty while open."""
+
+    detail: str = ""
+    trace_id: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class ConnectionLedger:
+    """The last connections that ended, oldest dropped first. Costs nothing but its memory."""
+
+    def __init__(self, *, kept: int) -> None:
+        self._recent: deque[ConnectionRecord] = deque(maxlen=kept)
+        self.total = 0
+
+    def add(self, records: Iterable[ConnectionRecord]) -> None:
+        """Remember ended connections."""
+        for record in records:
+            self._recent.append(record)
+            self.total += 1
+
+    def recent(self, limit: int | None = None) -> list[ConnectionRecord]:
+        """The newest ``limit`` records, newest first."""
+        newest = list(reversed(self._recent))
+        return newest if limit is None else newest[:limit]

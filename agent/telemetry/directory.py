@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is behind a number: workloads and services as telemetry names them.
+
+The tunnel and the kernel count by workload id. The directory turns ids into names from the rows of
+the last Tables, and remembers a removed workload for a grace, so that its last figures still carry
+its name; after that its series are dropped everywhere.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mesh.model.address import IpAddress
+from mesh.tables import PeerRow, ServiceId, ServiceRow, Tables, WorkloadId
+
+__all__ = ["Directory", "NamedWorkload"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWorkload:
+    """A workload for people: ``namespace/name`` and its SPIFFE ID."""
+
+    name: str
+    namespace: str
+    identity: str
+
+    @property
+    def text(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Directory:
+    """Names by number and by address. Lives on the event loop's thread; readers take a snapshot.
+
+    ``peers`` and ``services`` are replaced, never changed in place, so that a thread which took a
+    reference (a scrape) sees one coherent state without a lock.
+    """
+
+    def __init__(self, *, grace_seconds: float, clock: Callable[[], float]) -> None:
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._gone: dict[WorkloadId, float] = {}
+        self._by_address: dict[IpAddress, WorkloadId] = {}
+        self.peers: Mapping[WorkloadId, PeerRow] = {}
+        self.services: Mapping[ServiceId, ServiceRow] = {}
+
+    def update(self, tables: Tables) -> None:
+        """Learn the rows of new Tables; rows that vanished start their grace."""
+        now = self._clock()
+        peers = dict(tables.peers)
+        for number, row in self.peers.items():
+            if number not in peers:
+                self._gone.setdefault(number, now)
+                peers[number] = row
+        for number in tables.peers:
+            self._gone.pop(number, None)
+        self.peers = peers
+        services = dict(self.services)
+        services.update(tables.services)
+        self.services = services
+        self._by_address = {
+            address: row.key for row in tables.peers.values() for address in row.addresses
+        }
+
+    def expire(self) -> list[WorkloadId]:
+        """Forget workloads whose grace is over and return their ids: their series must go too."""
+        now = self._clock()
+        over = [n for n, since in self._gone.items() if now - since >= self._grace_seconds]
+        if over:
+            for number in over:
+                del self._gone[number]
+            dropped = set(over)
+            self.peers = {n: row for n, row in self.peers.items() if n not in dropped}
+        return over
+
+    def is_gone(self, number: WorkloadId) -> bool:
+        """Whether the workload was removed (and may still be in its grace)."""
+        return number not in self.peers or number in self._gone
+
+    def workload(self, number: int) -> NamedWorkload | None:
+        """The workload with this id; None if it is unknown or 0."""
+        row = self.peers.get(WorkloadId(number))
+        if row is None:
+            return None
+        return NamedWorkload(row.name, row.namespace, str(row.identity))
+
+    def at_address(self, address: IpAddress) -> int:
+        """The id of the workload that has this address now; 0 if none."""
+        return self._by_address.get(address, 0)
+
+    def service_hostname(self, number: int) -> str:
+        """The host name of a service; empty if it is unknown or 0."""
+        row = self.services.get(ServiceId(number))
+        return row.hostname if row is not None else ""

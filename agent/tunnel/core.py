@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doorway to the Rust core. Every call is made from one thread of its own.
+
+The core asks for one caller at a time, and two of its calls wait (counters, drain): so all of them
+go to a single named thread, and the event loop never blocks on a worker.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from agent.errors import TunnelError
+
+if TYPE_CHECKING:
+    from agent.tunnel._hbone import Connection, Core, Counter, Event, Stats, Tunnel
+
+__all__ = ["CoreSettings", "CoreThread", "start_core"]
+
+T = TypeVar("T")
+
+HBONE_PORT: Final = 15008
+"""Fixed by HBONE as ztunnel and Istio speak it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSettings:
+    """What the core is started with."""
+
+    workers: int = 0
+    """Worker threads; 0 is one per core."""
+
+    congestion_control: str = ""
+    """TCP congestion control of tunnels; empty leaves the kernel's default."""
+
+
+class CoreThread:
+    """The core and the one thread that calls it."""
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hbone-calls")
+        self.event_fd = core.event_fd()
+
+    async def call(self, action: "Callable[[Core], T]") -> T:
+        """Run ``action`` with the core in its thread. Exceptions of the core come out as they are."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, action, self._core)
+
+    async def drain_events(self) -> "list[Event]":
+        """Every waiting event, oldest first."""
+        return await self.call(lambda core: core.drain_events())
+
+    async def counters(self) -> "list[Counter]":
+        """Traffic totals since start."""
+        return await self.call(lambda core: core.counters())
+
+    async def connections(self) -> "list[Connection]":
+        """Open streams."""
+        return await self.call(lambda core: core.connections())
+
+    async def tunnels(self) -> "list[Tunnel]":
+        """Open HBONE connections."""
+        return await self.call(lambda core: core.tunnels())
+
+    async def stats(self) -> "Stats":
+        """Gauges and totals of the whole core."""
+        return await self.call(lambda core: core.stats())
+
+    async def forget_counters(self, workload_ids: list[int]) -> None:
+        """Drop the totals that name these workloads."""
+        await self.call(lambda core: core.forget_counters(workload_ids))
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, let what is open finish, at most so long."""
+        await self.call(lambda core: core.drain(int(seconds * 1000)))
+
+    async def stop(self) -> None:
+        """End the workers and this thread. Safe to call twice."""
+        await self.call(lambda core: core.stop())
+        self._thread.shutdown(wait=False)
+
+
+def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
+    """Start the workers.
+
+    Raises:
+        TunnelError: the module was not built, is stale, or could not start its workers.
+    """
+    try:
+        from agent.tunnel import _hbone  # noqa: PLC0415 - built code: say so when it is missing
+    except ImportError as error:
+        raise TunnelError(
+            "the Rust core agent.tunnel._hbone is not built or does not load: run `make build`"
+        ) from error
+    try:
+        core = _hbone.Core(
+            flow_records_fd=flow_records_fd,
+            workers=settings.workers,
+            hbone_port=HBONE_PORT,
+            congestion_control=settings.congestion_control,
+        )
+    except (OSError, ValueError) as error:
+        raise TunnelError(f"the Rust core could not start: {error}") from error
+    return CoreThread(core)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the Rust core hold what it should: services, peers, SVIDs, and the workloads of this node.
+
+::
+
+    Tables ──────────┐
+    EnrolledPod … ───┼─▶ want ─ diff with have ─▶ put_services, put_peers, put_svid, put_workload
+    Svid … ──────────┘                            remove_workload, remove_svid, remove_peers
+
+What a call refers to is put before it and removed after it. Nothing is removed before every source
+was in sync, so a restart never tears down what it has not heard of yet.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from agent.tunnel.baggage import format_baggage
+from mesh.tables import PeerRow, Tables, WorkloadId
+
+if TYPE_CHECKING:
+    from agent.tunnel._hbone import Core
+
+__all__ = ["EnrolledPod", "Svid", "TunnelSink", "TunnelWant"]
+
+log = logging.getLogger(__name__)
+
+
+class EnrolledPod(Protocol):
+    """A captured pod as the dataplane hands it over. The dataplane owns every descriptor in it."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def workload_id(self) -> int: ...
+    @property
+    def identity(self) -> object: ...
+    @property
+    def netns_fd(self) -> int: ...
+    @property
+    def netns_cookie(self) -> int: ...
+    @property
+    def addresses(self) -> Sequence[object]: ...
+    @property
+    def capture_listeners(self) -> Sequence[int]: ...
+    @property
+    def inbound_listeners(self) -> Sequence[int]: ...
+    @property
+    def mark(self) -> int: ...
+
+
+class Svid(Protocol):
+    """Certificate and key of one identity, as DER."""
+
+    @property
+    def chain(self) -> Sequence[bytes]: ...
+    @property
+    def private_key(self) -> bytes: ...
+    @property
+    def roots(self) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelWant:
+    """Everything the core should hold now."""
+
+    tables: Tables = field(default_factory=Tables)
+    pods: Mapping[str, EnrolledPod] = field(default_factory=dict)
+    """By uid."""
+
+    svids: Mapping[str, Svid] = field(default_factory=dict)
+    """By SPIFFE ID."""
+
+
+_PeerPut = tuple[int, list[str], list[str]]
+
+
+class TunnelSink:
+    """Remembers what the core holds and applies differences. ``apply`` runs in the core's thread."""
+
+    def __init__(self, *, remove_drain_ms: int) -> None:
+        self._remove_drain_ms = remove_drain_ms
+        self._services: dict[int, str] = {}
+        self._peers: dict[int, _PeerPut] = {}
+        self._peer_rows: Mapping[WorkloadId, PeerRow] = {}
+        self._svids: dict[str, Svid] = {}
+        self._pods: dict[str, tuple[EnrolledPod, str]] = {}
+        self.refused: dict[str, str] = {}
+        """What the core would not take, by uid or identity, with its sentence."""
+
+    def apply(self, core: "Core", want: TunnelWant, *, may_remove: bool) -> None:
+        """Make the core hold ``want``. Something it refuses is logged and tried at the next call."""
+        self.refused = {}
+        self._put_services(core, want)
+        self._put_peers(core, want)
+        self._put_svids(core, want)
+        # A pod that came back under the same uid is another pod: the old one goes first.
+        self._remove_pods(core, self._replaced(want))
+        self._put_pods(core, want)
+        if may_remove:
+            self._remove_pods(core, [uid for uid in self._pods if uid not in want.pods])
+            self._remove_svids(core, want)
+            self._remove_peers(core, want)
+
+    def _put_services(self, core: "Core", want: TunnelWant) -> None:
+        wanted = {int(row.key): row.hostname for row in want.tables.services.values()}
+        changed = [(n, host) for n, host in wanted.items() if self._services.get(n) != host]
+        if changed:
+            core.put_services(changed)
+            self._services.update(changed)
+
+    def _put_peers(self, core: "Core", want: TunnelWant) -> None:
+        if want.tables.peers is self._peer_rows:
+            return
+        changed = []
+        for row in want.tables.peers.values():
+            if row.enrolled and self._peer_rows.get(row.key) is not row:
+                put = (int(row.key), [str(a) for a in row.addresses], [str(row.identity)])
+                if self._peers.get(put[0]) != put:
+                    changed.append(put)
+        if changed:
+            core.put_peers(changed)
+            self._peers.update((put[0], put) for put in changed)
+        self._peer_rows = want.tables.peers
+
+    def _remove_peers(self, core: "Core", want: TunnelWant) -> None:
+        rows = want.tables.peers
+        gone = []
+        for number in self._peers:
+            row = rows.get(WorkloadId(number))
+            if row is None or not row.enrolled:
+                gone.append(number)
+        if gone:
+            core.remove_peers(gone)
+            for number in gone:
+                del self._peers[number]
+
+    def _put_svids(self, core: "Core", want: TunnelWant) -> None:
+        for identity, svid in want.svids.items():
+            if self._svids.get(identity) is svid:
+                continue
+            try:
+                core.put_svid(
+                    identity,
+                    chain=list(svid.chain),
+                    private_key=svid.private_key,
+                    roots=list(svid.roots),
+                )
+            except ValueError as error:
+                self._refuse("certificate", identity, error)
+                continue
+            self._svids[identity] = svid
+
+    def _remove_svids(self, core: "Core", want: TunnelWant) -> None:
+        for identity in [i for i in self._svids if i not in want.svids]:
+            core.remove_svid(identity)
+            del self._svids[identity]
+
+    def _replaced(self, want: TunnelWant) -> list[str]:
+        replaced = []
+        for uid, (pod, baggage) in self._pods.items():
+            wanted = want.pods.get(uid)
+            if wanted is not None and (
+                wanted is not pod or baggage != self._baggage(want, wanted.workload_id)
+            ) and not _same_sockets(pod, wanted):
+                replaced.append(uid)
+        return replaced
+
+    def _put_pods(self, core: "Core", want: TunnelWant) -> None:
+        for uid, pod in want.pods.items():
+            baggage = self._baggage(want, pod.workload_id)
+            have = self._pods.get(uid)
+            if have is not None and have[0] is pod and have[1] == baggage:
+                continue
+            try:
+                core.put_workload(
+                    pod.workload_id,
+                    uid=uid,
+                    identity=str(pod.identity),
+                    netns_fd=pod.netns_fd,
+                    netns_cookie=pod.netns_cookie,
+                    addresses=[str(address) for address in pod.addresses],
+                    capture_listeners=list(pod.capture_listeners),
+                    inbound_listeners=list(pod.inbound_listeners),
+                    mark=pod.mark,
+                    baggage=baggage,
+                )
+            except (OSError, ValueError) as error:
+                self._refuse("workload", uid, error)
+                continue
+            self._pods[uid] = (pod, baggage)
+
+    def _remove_pods(self, core: "Core", uids: Iterable[str]) -> None:
+        for uid in list(uids):
+            pod, _ = self._pods.pop(uid)
+            core.remove_workload(pod.workload_id, drain_ms=self._remove_drain_ms)
+
+    def _baggage(self, want: TunnelWant, workload_id: int) -> str:
+        row = want.tables.peers.get(WorkloadId(workload_id))
+        return format_baggage(row) if row is not None else ""
+
+    def _refuse(self, noun: str, name: str, error: Exception) -> None:
+        self.refused[name] = str(error)
+        log.error(
+            "the tunnel core refused a %s", noun, extra={"fields": {noun: name, "error": error}}
+        )
+
+
+def _same_sockets(one: EnrolledPod, other: EnrolledPod) -> bool:
+    """Whether two descriptions of a pod are the same pod, so that the core may update in place."""
+    return (
+        one.workload_id == other.workload_id
+        and one.netns_cookie == other.netns_cookie
+        and tuple(one.capture_listeners) == tuple(other.capture_listeners)
+        and tuple(one.inbound_listeners) == tuple(other.inbound_listeners)
+    )
