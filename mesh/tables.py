@@ -166,3 +166,5 @@ class Tables:
     peers: Mapping[WorkloadId, PeerRow] = field(default_factory=dict)
     services: Mapping[ServiceId, ServiceRow] = field(default_factory=dict)
     svids: Mapping[Identity, SvidRow] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    """Sentences for people: what was claimed twice and who got it, what cannot be captured."""

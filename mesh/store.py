@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A store: one primary map and named indexes, kept in step by one insert and one remove."""
+
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Set,
+    ValuesView,
+)
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Index", "Store"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+H = TypeVar("H")
+
+_SHARED = 2
+
+
+class Index(Generic[H, K, V]):
+    """From something that values say of themselves to the keys of the values that say it.
+
+    Make one with :meth:`Store.add_index`; the store keeps it current.
+    """
+
+    __slots__ = ("_facets", "_keys", "_shared")
+
+    def __init__(self, facets: Callable[[V], Iterable[H]]) -> None:
+        self._facets = facets
+        self._keys: dict[H, set[K]] = {}
+        self._shared: set[H] = set()
+
+    @property
+    def shared(self) -> Set[H]:
+        """The facets that more than one value has."""
+        return self._shared
+
+    def __getitem__(self, facet: H) -> Collection[K]:
+        """The keys of the values with this facet, in no order; empty where there are none."""
+        return self._keys.get(facet, ())
+
+    def __iter__(self) -> Iterator[H]:
+        """Every facet that some value has, in no order."""
+        return iter(self._keys)
+
+    def count(self, facet: H) -> int:
+        """How many values have this facet."""
+        return len(self._keys.get(facet, ()))
+
+    def _insert(self, key: K, value: V) -> None:
+        for facet in self._facets(value):
+            keys = self._keys.setdefault(facet, set())
+            keys.add(key)
+            if len(keys) >= _SHARED:
+                self._shared.add(facet)
+
+    def _remove(self, key: K, value: V) -> None:
+        for facet in self._facets(value):
+            keys = self._keys[facet]
+            keys.discard(key)
+            if len(keys) < _SHARED:
+                self._shared.discard(facet)
+            if not keys:
+                del self._keys[facet]
+
+
+class Store(Generic[K, V]):
+    """Values by key. ``insert`` replaces; ``remove`` of what is not there does nothing."""
+
+    __slots__ = ("_indexes", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[K, V] = {}
+        self._indexes: list[Index[Any, K, V]] = []
+
+    def add_index(self, facets: Callable[[V], Iterable[H]]) -> Index[H, K, V]:
+        """An index over ``facets``, which must depend on the value alone. Call before inserting."""
+        index: Index[H, K, V] = Index(facets)
+        self._indexes.append(index)
+        return index
+
+    def insert(self, key: K, value: V) -> None:
+        """Put the value under the key and into every index."""
+        self.remove(key)
+        self._values[key] = value
+        for index in self._indexes:
+            index._insert(key, value)  # noqa: SLF001 - a store and its indexes are one thing
+
+    def remove(self, key: K) -> None:
+        """Take the value out of the map and of every index."""
+        if key in self._values:
+            value = self._values.pop(key)
+            for index in self._indexes:
+                index._remove(key, value)  # noqa: SLF001 - as above
+
+    def get(self, key: K) -> V | None:
+        """The value under the key, or None."""
+        return self._values.get(key)
+
+    def keys(self) -> KeysView[K]:
+        """Every key, in the order of insertion, which must not reach any output."""
+        return self._values.keys()
+
+    def values(self) -> ValuesView[V]:
+        """Every value, in the order of the keys."""
+        return self._values.values()
+
+    def by_key(self) -> Mapping[K, V]:
+        """The primary map, to read."""
+        return self._values
+
+    def __getitem__(self, key: K) -> V:
+        return self._values[key]
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
