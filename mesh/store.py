@@ -8,7 +8,7 @@ from collections.abc import (
     Iterator,
     KeysView,
     Mapping,
-    Set,
+    Set as AbstractSet,
     ValuesView,
 )
 from typing import Any, Generic, TypeVar
@@ -36,7 +36,7 @@ class Index(Generic[H, K, V]):
         self._shared: set[H] = set()
 
     @property
-    def shared(self) -> Set[H]:
+    def shared(self) -> AbstractSet[H]:
         """The facets that more than one value has."""
         return self._shared
 

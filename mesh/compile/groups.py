@@ -17,8 +17,10 @@ Change = tuple[GroupT | None, GroupT | None]
 
 
 class Groups(Generic[OriginT, InputsT, GroupT]):
-    """The memo. A group whose inputs are equal is the same object as before, and so is one that
-    came out equal from other inputs.
+    """The memo.
+
+    A group whose inputs are equal is the same object as before, and so is one that came out equal
+    from other inputs.
     """
 
     __slots__ = ("_kept",)

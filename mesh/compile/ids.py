@@ -90,8 +90,10 @@ class _Numbers:
         if not isinstance(stored, dict):
             raise IdTableError(f"the id table has no {kind}")
         last, numbers = stored.get("last"), stored.get("numbers")
-        if not _is_id(last, minimum=0) or not isinstance(numbers, dict):
+        if not isinstance(last, int) or not isinstance(numbers, dict):
             raise IdTableError(f"the {kind} of the id table are malformed")
+        if not _is_id(last, minimum=0):
+            raise IdTableError(f"the last number of {kind} is not one")
         for name, number in numbers.items():
             if not _is_id(number, minimum=1):
                 raise IdTableError(f"the id of {name!r} in {kind} is not a number from 1 up")
@@ -128,7 +130,7 @@ class IdTable:
 
     @property
     def revision(self) -> int:
-        """Grows with every change: store the table anew, before its numbers are used, when it did."""
+        """Grows with every change; store the table anew before numbers given since are used."""
         return self._workloads.changes + self._services.changes + self._frontends.changes
 
     def workload_uid(self, number: WorkloadId) -> WorkloadUid | None:

@@ -50,6 +50,7 @@ class Compiler:
 
     def __init__(self, ids: IdTable) -> None:
         self._ids = ids
+        self._tables = Tables()
         self._forget(None)
 
     def compile(self, state: MeshState, *, node: NodeConfig) -> Tables:

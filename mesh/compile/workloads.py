@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mesh.compile.node import NodeConfig, SameNode
 from mesh.model.address import IpAddress
@@ -15,7 +15,9 @@ from mesh.tables import EnrollmentRow, PeerRow, Route, SvidRow, WorkloadId, Work
 
 __all__ = ["WorkloadGroup", "WorkloadInputs", "compile_workload", "usable_addresses"]
 
-NOTHING_LOST: frozenset[IpAddress] = frozenset()
+NOTHING_LOST: Final[frozenset[IpAddress]] = frozenset()
+
+_NOT_CAPTURABLE: Final = "is enrolled on this node but has no netns; it cannot be captured"
 
 
 class WorkloadInputs(NamedTuple):
@@ -66,10 +68,7 @@ def compile_workload(inputs: WorkloadInputs, node: NodeConfig) -> WorkloadGroup:
                 addresses=own,
             )
         else:
-            warnings = (
-                f"workload {workload.namespace}/{workload.name} is enrolled on this node but has "
-                "no netns; it cannot be captured",
-            )
+            warnings = (f"workload {workload.namespace}/{workload.name} {_NOT_CAPTURABLE}",)
     return WorkloadGroup(
         workloads=rows,
         peers={workload_id: _peer(inputs, own, enrolled=enrolled)},

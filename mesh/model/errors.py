@@ -41,7 +41,7 @@ class InvalidNameError(ModelError):
 
 
 class InvalidServiceError(ModelError):
-    """A service contradicts itself: a port twice, a port out of range, two ways to find endpoints."""
+    """A service contradicts itself: a port twice or out of range, two ways to find endpoints."""
 
 
 class InvalidWorkloadError(ModelError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels and selectors, as Kubernetes has them: equality only, and every pair must match."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Mapping
 from typing import final
 
 __all__ = ["NO_LABELS", "Labels"]
@@ -25,13 +25,13 @@ class Labels:
         """The value of the first of ``keys`` that is present and not empty, or None."""
         return next((value for key in keys if (value := self._pairs.get(key))), None)
 
-    def items(self) -> Iterator[tuple[str, str]]:
+    def items(self) -> ItemsView[str, str]:
         """Every pair, in the order of the keys."""
-        return iter(self._pairs.items())
+        return self._pairs.items()
 
     def match(self, selector: "Labels") -> bool:
         """Whether every pair of ``selector`` is here too. An empty selector matches everything."""
-        return selector._pairs.items() <= self._pairs.items()
+        return selector.items() <= self._pairs.items()
 
     def __len__(self) -> int:
         return len(self._pairs)
