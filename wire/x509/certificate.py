@@ -9,7 +9,6 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from typing_extensions import override
 
 from wire.x509.errors import X509Error
 from wire.x509.keys import describe_public_key
@@ -41,15 +40,12 @@ class Certificate:
         self.path_length: Final = constraints.path_length if constraints else None
         self.may_sign_certificates: Final = usage is None or usage.key_cert_sign
 
-    @override
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificate) and self.der == other.der
 
-    @override
     def __hash__(self) -> int:
         return hash(self.der)
 
-    @override
     def __repr__(self) -> str:
         return f"<Certificate {self.serial} {', '.join(self.uris) or self.subject}>"
 

@@ -8,7 +8,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from typing_extensions import override
 
 from wire.x509.errors import X509Error
 
@@ -41,11 +40,9 @@ class PrivateKey:
             raise X509Error(f"an RSA key of {key.key_size} bits is too short: use P-256")
         self._key: SigningKey = key
 
-    @override
     def __repr__(self) -> str:
         return f"<PrivateKey {self.kind}>"
 
-    @override
     def __reduce__(self) -> str:
         raise TypeError("a private key is not pickled")
 

@@ -81,14 +81,14 @@ class Issuer:
     def sign_request(
         self, request: CertificateRequest, profile: Profile, *, now: datetime, not_after: datetime
     ) -> Certificate:
-        """Certify the key of a request; nothing else of the request is used."""
+        """Certify the key of a request; nothing else of it is used. X509Error if it had no life."""
         key = request.library_key
         return self._sign(key, profile, now=now, not_after=not_after)
 
     def sign_key(
         self, key: PrivateKey, profile: Profile, *, now: datetime, not_after: datetime
     ) -> Certificate:
-        """Certify a key of our own."""
+        """Certify a key of our own. X509Error if the certificate had no life."""
         return self._sign(key.library_key.public_key(), profile, now=now, not_after=not_after)
 
     def _sign(
@@ -100,6 +100,9 @@ class Issuer:
         not_after: datetime,
     ) -> Certificate:
         issuer = self.certificate.library_certificate
+        end = min(not_after, self.certificate.not_after)
+        if end <= now:
+            raise X509Error(f"a certificate that ends at {end:%FT%TZ} would be of no use now")
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -107,7 +110,7 @@ class Issuer:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(max(now - CLOCK_SKEW, self.certificate.not_before))
-            .not_valid_after(min(not_after, self.certificate.not_after))
+            .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(profile.usages), critical=False)
