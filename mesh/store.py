@@ -8,8 +8,10 @@ from collections.abc import (
     Iterator,
     KeysView,
     Mapping,
-    Set as AbstractSet,
     ValuesView,
+)
+from collections.abc import (
+    Set as AbstractSet,
 )
 from typing import Any, Generic, TypeVar
 
