@@ -21,7 +21,10 @@ enum route {
 #define MESH_CAPTURE_PORTS 4
 
 struct address {
-	__u8 bytes[16];
+	union {
+		__u8 bytes[16];
+		__be32 words[4];
+	};
 };
 
 /* Which connection: the full 4-tuple as the capture listener sees it, plus the netns. */
@@ -52,7 +55,7 @@ struct flow_record {
 
 struct frontend_key {
 	struct address address;
-	__be16 port; /* 0: the address is a VIP */
+	__be16 port;   /* 0: the address is a VIP */
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP; 0 with port 0 */
 	__u8 pad;
 };
@@ -92,6 +95,154 @@ struct enrollment {
 	struct address capture4; /* all zero: no address of this family */
 	struct address capture6;
 	__be16 capture_ports[MESH_CAPTURE_PORTS];
+};
+
+/*
+ * A socket bound to a device (SO_BINDTODEVICE) can only reach an address of that device, so a pod
+ * of several interfaces has a capture address on each.
+ */
+struct device_capture_key {
+	__u64 netns_cookie;
+	__u32 ifindex;
+	__u8 family; /* 4 or 6 */
+	__u8 pad[3];
+};
+
+/* Whose packets the guard sees: stored under the low 16 bits of its filter's classid (__u32). */
+struct guarded_pod {
+	__u64 netns_cookie;
+	__u32 workload_id;
+	__u32 pad;
+	__be16 capture_ports[MESH_CAPTURE_PORTS];
+};
+
+struct config {
+	__u64 agent_cgroup_id; /* exempt from every hook; 0: nobody */
+	__u32 generation;
+	__u32 pad;
+};
+
+#define SOCKET_REDIRECTED (1U << 0) /* the peer that the application dialled is `original` */
+#define SOCKET_NONCE (1U << 1)	    /* its SYN carries a nonce */
+#define SOCKET_ESTABLISHED (1U << 2)
+#define SOCKET_CLOSED (1U << 3) /* its end has been reported */
+
+/* SK_STORAGE of a socket that the connect hook redirected, or whose traffic it accounts. */
+struct socket_state {
+	struct address original;
+	struct address upstream;
+	__be16 original_port;
+	__be16 upstream_port;
+	__be16 capture_port;
+	__u8 route;  /* enum route */
+	__u8 family; /* of the connection: 4 also for an IPv4-mapped one */
+	__u32 flags;
+	__u32 source_workload;
+	__u32 destination_workload;
+	__u32 service_id;
+	__u32 generation;
+	__u32 pad;
+	__u64 netns_cookie;
+	__u64 connected_ns;
+	__u64 fin_wait_received; /* bytes_received when the peer had acknowledged our FIN */
+};
+
+#define UDP_PEERS 8
+
+/* One VIP that a UDP socket has talked to, and the endpoint that answers for it. */
+struct udp_peer {
+	struct address vip;
+	struct address endpoint;
+	__be16 vip_port;
+	__be16 endpoint_port;
+	__u32 frontend_id;
+	__u32 index;
+	__u32 used; /* the larger, the later; 0: free */
+};
+
+/* SK_STORAGE of a UDP socket that talks to VIPs. */
+struct udp_state {
+	struct udp_peer peers[UDP_PEERS];
+	__u32 sequence;
+	__u32 pad;
+};
+
+/* Stored under the nonce (__u64) from the SYN until the destination's guard has consumed it. */
+struct nonce_record {
+	__u64 netns_cookie;
+	__u64 created_ns;
+	__u32 source_workload;
+	__u32 destination_workload;
+	__u32 service_id;
+	__u32 pad;
+};
+
+/* Under a netns cookie (__u64): nonces made - consumed - aged are outstanding. */
+struct nonce_quota {
+	__u64 made;
+	__u64 consumed;
+};
+
+struct traffic_key {
+	__u32 source_workload;
+	__u32 destination_workload; /* 0: not in the mesh */
+	__u32 service_id;	    /* 0: dialled by address */
+	__u16 reason;		    /* enum reason */
+	__u8 route;		    /* enum route */
+	__u8 protocol;		    /* IPPROTO_TCP or IPPROTO_UDP */
+};
+
+/* Totals since the map was made; one per possible CPU. */
+struct traffic {
+	__u64 opened;
+	__u64 closed;
+	__u64 failed;
+	__u64 attested;
+	__u64 bytes_sent;
+	__u64 bytes_received;
+};
+
+enum statistic {
+	STATISTIC_EVENTS_LOST = 0,  /* the ring buffer was full */
+	STATISTIC_TRAFFIC_LOST = 1, /* the traffic map was full */
+	STATISTIC_RECORDS_POISONED = 2,
+	STATISTIC_RECORDS_LOST = 3, /* the record map was full */
+	STATISTIC_NONCES_MADE = 4,
+	STATISTIC_NONCES_CONSUMED = 5,
+	STATISTIC_NONCES_SHORT = 6,   /* no room for more than the short form */
+	STATISTIC_NONCES_REFUSED = 7, /* quota, full map or no room: the SYN is unattested */
+	STATISTIC_NONCES_UNKNOWN = 8, /* a nonce that the kernel did not make, or not for here */
+	STATISTIC_STATE_LOST = 9,     /* no memory for a socket's state */
+	STATISTIC_CAPTURE_PORT_DROPS = 10,
+	STATISTIC_COUNT = 11,
+};
+
+enum event_kind {
+	EVENT_CONNECTED = 1,   /* by the kernel's direct path, to a workload of the mesh */
+	EVENT_PASSTHROUGH = 2, /* dialled outside the mesh */
+	EVENT_DENIED = 3,
+	EVENT_ATTESTED = 4, /* a SYN arrived whose source the kernel has proven */
+	EVENT_CLOSED = 5,   /* end of a direct connection, with what it carried */
+	EVENT_DROPPED = 6,  /* a packet that the guard refused */
+};
+
+struct event {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 duration_ns;
+	__u64 bytes_sent;
+	__u64 bytes_received;
+	struct address source;
+	struct address destination;
+	struct address original; /* what the application dialled */
+	__be16 source_port;
+	__be16 destination_port;
+	__be16 original_port;
+	__u8 kind; /* enum event_kind */
+	__u8 protocol;
+	__u32 reason; /* enum reason */
+	__u32 source_workload;
+	__u32 destination_workload;
+	__u32 service_id;
 };
 
 #endif

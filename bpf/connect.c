@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * connect4/6: where a connection of an enrolled pod goes.
+ *
+ *   dialled address --frontends/endpoints--> endpoint --workloads--> route
+ *   TUNNEL: the socket is pointed at the pod's own address and one of its capture ports
+ *   DIRECT: at the endpoint, by the kernel alone
+ *   DENY, or nowhere to go: connect() fails at once
+ *
+ * IPv4-mapped IPv6 sockets come through connect6 only and are handled as IPv4.
+ */
+
+#define CONNECT_PASS 1
+#define CONNECT_REFUSE 0
+
+/* A connection attempt, from what was dialled to what was chosen. */
+struct dial {
+	struct address address; /* where the socket will go */
+	__be16 port;
+	u8 protocol;
+	u8 family; /* of the dialled address */
+	u32 service_id;
+	u32 workload_id; /* of the destination; 0: not in the mesh */
+	u16 workload_flags;
+	u8 route;	/* 0: no workload of the mesh */
+	bool rewritten; /* `address` is not what was dialled */
+	u32 frontend_id;
+	u32 endpoint_index;
+	u16 reason; /* not REASON_NONE: refuse */
+};
+
+inline_only void choose_endpoint(struct dial *dial, const struct frontend *frontend)
+{
+	struct endpoint_key key = {};
+	struct endpoint *endpoint;
+
+	dial->service_id = frontend->service_id;
+	dial->reason = REASON_NO_ENDPOINT;
+	if (frontend->endpoint_count == 0)
+		return;
+	key.frontend_id = frontend->frontend_id;
+	key.index = bpf_get_prandom_u32() % frontend->endpoint_count;
+	endpoint = endpoints.lookup(&key);
+	if (!endpoint)
+		return;
+	dial->address = endpoint->address;
+	dial->port = endpoint->port;
+	dial->frontend_id = key.frontend_id;
+	dial->endpoint_index = key.index;
+	dial->rewritten = true;
+	dial->reason = REASON_NONE;
+}
+
+/* A VIP becomes an endpoint; any other address stays as it is. */
+inline_only void resolve_frontend(struct dial *dial)
+{
+	struct frontend_key key = {};
+	struct frontend *frontend;
+
+	key.address = dial->address;
+	key.port = dial->port;
+	key.protocol = dial->protocol;
+	frontend = frontends.lookup(&key);
+	if (frontend) {
+		choose_endpoint(dial, frontend);
+		return;
+	}
+	key.port = 0;
+	key.protocol = 0;
+	frontend = frontends.lookup(&key);
+	if (frontend) {
+		dial->service_id = frontend->service_id;
+		dial->reason = REASON_NO_SERVICE_PORT;
+	}
+}
+
+inline_only void resolve_workload(struct dial *dial)
+{
+	struct address key = dial->address;
+	struct workload *workload = workloads.lookup(&key);
+
+	if (!workload)
+		return;
+	dial->workload_id = workload->workload_id;
+	dial->workload_flags = workload->flags;
+	dial->route = workload->route;
+}
+
+/* The address of the pod that a socket can be pointed at; a bound device limits the choice. */
+inline_only bool capture_address(struct bpf_sock_addr *ctx, const struct enrollment *enrollment,
+				 u64 netns_cookie, u8 family, struct address *capture)
+{
+	u32 device = ctx->sk ? ctx->sk->bound_dev_if : 0;
+
+	if (device) {
+		struct device_capture_key key = {};
+		struct address *address;
+
+		key.netns_cookie = netns_cookie;
+		key.ifindex = device;
+		key.family = family;
+		address = device_captures.lookup(&key);
+		if (!address)
+			return false;
+		*capture = *address;
+		return true;
+	}
+	*capture = family == FAMILY_V4 ? enrollment->capture4 : enrollment->capture6;
+	return !address_is_zero(capture);
+}
+
+/* errno of a refused connect(): a service without an endpoint looks like a closed port. */
+inline_only int refuse(u16 reason)
+{
+	switch (reason) {
+	case REASON_NO_ENDPOINT:
+	case REASON_NO_SERVICE_PORT:
+		bpf_set_retval(-ECONNREFUSED);
+		break;
+	case REASON_NO_CAPTURE_ADDRESS:
+		bpf_set_retval(-EADDRNOTAVAIL);
+		break;
+	case REASON_CAPTURE_PORT_RESERVED:
+		bpf_set_retval(-EADDRINUSE);
+		break;
+	case REASON_RESOURCE_LIMIT:
+		bpf_set_retval(-ENOBUFS);
+		break;
+	default:
+		bpf_set_retval(-EACCES);
+	}
+	return CONNECT_REFUSE;
+}
+
+/* One line of the story of a connect(): refused, or dialled outside the mesh. */
+inline_only void report_dial(u32 source, const struct dial *dial, const struct address *original,
+			     __be16 original_port, u8 kind)
+{
+	u8 route = kind == EVENT_DENIED ? ROUTE_DENY : ROUTE_DIRECT;
+	struct traffic *total = traffic_of(source, dial->workload_id, dial->service_id,
+					   dial->reason, route, dial->protocol);
+	struct event *event;
+
+	if (total && kind == EVENT_DENIED)
+		total->failed++;
+	else if (total)
+		total->opened++;
+	event = start_event(kind, dial->protocol);
+	if (!event)
+		return;
+	event->destination = dial->address;
+	event->destination_port = dial->port;
+	event->original = *original;
+	event->original_port = original_port;
+	event->reason = dial->reason;
+	event->source_workload = source;
+	event->destination_workload = dial->workload_id;
+	event->service_id = dial->service_id;
+	events.ringbuf_submit(event, 0);
+}
+
+inline_only void fill_state(struct socket_state *state, const struct dial *dial,
+			    const struct address *original, __be16 original_port, u64 netns_cookie,
+			    u32 source)
+{
+	state->original = *original;
+	state->upstream = dial->address;
+	state->original_port = original_port;
+	state->upstream_port = dial->port;
+	state->capture_port = 0;
+	state->route = dial->route ? dial->route : ROUTE_DIRECT;
+	state->family = dial->family;
+	state->flags = dial->rewritten ? SOCKET_REDIRECTED : 0;
+	state->source_workload = source;
+	state->destination_workload = dial->workload_id;
+	state->service_id = dial->service_id;
+	state->generation = current_generation();
+	state->pad = 0;
+	state->netns_cookie = netns_cookie;
+	state->connected_ns = bpf_ktime_get_ns();
+	state->fin_wait_received = 0;
+}
+
+/*
+ * The hook sees the first subflow of an MPTCP socket, the application asks the MPTCP socket: what
+ * getpeername() has to answer is kept on both.
+ */
+inline_only void copy_state_to_mptcp(struct bpf_sock_addr *ctx, struct socket_state *state)
+{
+	struct mptcp_sock *msk = ctx->sk ? bpf_skc_to_mptcp_sock(ctx->sk) : NULL;
+	struct socket_state *copy;
+
+	if (!msk)
+		return;
+	copy = sockets.sk_storage_get(msk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (copy)
+		*copy = *state;
+}
+
+/* An earlier connect() on this socket (a retry, AF_UNSPEC between) must leave nothing behind. */
+inline_only void forget_socket(struct bpf_sock_addr *ctx)
+{
+	struct mptcp_sock *msk;
+
+	if (!ctx->sk)
+		return;
+	sockets.sk_storage_delete(ctx->sk);
+	if (ctx->protocol == IPPROTO_UDP) {
+		udp_sockets.sk_storage_delete(ctx->sk);
+		return;
+	}
+	msk = bpf_skc_to_mptcp_sock(ctx->sk);
+	if (msk)
+		sockets.sk_storage_delete(msk);
+}
+
+/* Points the socket at the pod's own capture port. */
+inline_only void capture(struct bpf_sock_addr *ctx, struct dial *dial, struct socket_state *state,
+			 const struct enrollment *enrollment)
+{
+	u32 port = bpf_get_prandom_u32() % MESH_CAPTURE_PORTS;
+	struct address address;
+
+	if (!capture_address(ctx, enrollment, state->netns_cookie, dial->family, &address)) {
+		dial->reason = REASON_NO_CAPTURE_ADDRESS;
+		return;
+	}
+	state->capture_port = enrollment->capture_ports[port];
+	state->flags |= SOCKET_REDIRECTED;
+	dial->address = address;
+	dial->port = state->capture_port;
+	dial->rewritten = true;
+}
+
+inline_only void go_direct(struct dial *dial, struct socket_state *state)
+{
+	/* An IPv4 socket cannot be sent to an IPv6 endpoint, nor the other way round. */
+	if (address_is_v4(&dial->address) != (dial->family == FAMILY_V4)) {
+		dial->reason = REASON_NO_ENDPOINT;
+		return;
+	}
+	if ((dial->workload_flags & (WORKLOAD_ENROLLED | WORKLOAD_LOCAL)) ==
+		    (WORKLOAD_ENROLLED | WORKLOAD_LOCAL) &&
+	    dial->workload_id != state->source_workload)
+		state->flags |= SOCKET_NONCE;
+}
+
+inline_only int connect_tcp(struct bpf_sock_addr *ctx, struct dial *dial,
+			    const struct enrollment *enrollment, u64 netns_cookie)
+{
+	struct address original = dial->address;
+	__be16 original_port = dial->port;
+	u32 source = enrollment->workload_id;
+	struct socket_state *state;
+
+	resolve_frontend(dial);
+	if (dial->reason)
+		goto refused;
+	resolve_workload(dial);
+	if (dial->route == ROUTE_DENY) {
+		dial->reason = REASON_POLICY_DENY;
+		goto refused;
+	}
+	if (!dial->route && !dial->rewritten) {
+		report_dial(source, dial, &original, original_port, EVENT_PASSTHROUGH);
+		return CONNECT_PASS;
+	}
+	state = ctx->sk ? sockets.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+	if (!state) {
+		count_statistic(STATISTIC_STATE_LOST);
+		dial->reason = REASON_RESOURCE_LIMIT;
+		goto refused;
+	}
+	fill_state(state, dial, &original, original_port, netns_cookie, source);
+	/* A pod that calls itself, by its address or through a service, needs no tunnel. */
+	if (dial->route == ROUTE_TUNNEL && dial->workload_id != source) {
+		capture(ctx, dial, state, enrollment);
+	} else {
+		state->route = ROUTE_DIRECT;
+		go_direct(dial, state);
+	}
+	if (dial->reason) {
+		sockets.sk_storage_delete(ctx->sk);
+		goto refused;
+	}
+	copy_state_to_mptcp(ctx, state);
+	return CONNECT_PASS;
+refused:
+	report_dial(source, dial, &original, original_port, EVENT_DENIED);
+	return refuse(dial->reason);
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map, pinned by its name under MESH_PIN_DIR. BCC opens an existing pin without a look at its
+ * layout, so agent/dataplane checks it before, and the path carries the layout's version.
+ */
+#ifndef MESH_MAPS_H
+#define MESH_MAPS_H
+
+#include "mesh_consts.h"
+#include "mesh_types.h"
+
+#define MESH_MAP(type, key, value, name, entries, flags)                                           \
+	BPF_TABLE_PINNED(type, key, value, name, entries, MESH_PIN_DIR "/" #name, flags)
+
+/* BCC has no pinned form of BPF_RINGBUF_OUTPUT; this is the same declaration with a path. */
+#define MESH_RINGBUF(name, bytes)                                                                  \
+	struct name##_table_t {                                                                    \
+		int key;                                                                           \
+		u32 leaf;                                                                          \
+		int (*ringbuf_output)(void *, u64, u64);                                           \
+		void *(*ringbuf_reserve)(u64);                                                     \
+		void (*ringbuf_discard)(void *, u64);                                              \
+		void (*ringbuf_submit)(void *, u64);                                               \
+		u32 max_entries;                                                                   \
+	};                                                                                         \
+	__attribute__((section("maps/ringbuf:" MESH_PIN_DIR                                        \
+			       "/" #name))) struct name##_table_t name = {.max_entries = (bytes)}
+
+/* Tables: written by the agent only. */
+MESH_MAP("array", u32, struct config, config, 1, 0);
+MESH_MAP("hash", u64, struct enrollment, enrollments, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct device_capture_key, struct address, device_captures, MESH_MAX_ENROLLMENTS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u32, struct guarded_pod, guarded_pods, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct frontend_key, struct frontend, frontends, MESH_MAX_FRONTENDS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct endpoint_key, struct endpoint, endpoints, MESH_MAX_ENDPOINTS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct address, struct workload, workloads, MESH_MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u64, u64, nonces_aged, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+
+/* Live state: written by the kernel half, read and aged by the agent. */
+MESH_MAP("hash", struct flow_key, struct flow_record, flow_records, MESH_MAX_FLOW_RECORDS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u64, struct nonce_record, nonces, MESH_MAX_NONCES, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u64, struct nonce_quota, nonce_quotas, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+MESH_MAP("sk_storage", int, struct socket_state, sockets, 0, BPF_F_NO_PREALLOC);
+MESH_MAP("sk_storage", int, struct udp_state, udp_sockets, 0, BPF_F_NO_PREALLOC);
+
+/* What there is to tell. */
+MESH_MAP("percpu_hash", struct traffic_key, struct traffic, traffic, MESH_MAX_TRAFFIC,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("percpu_array", u32, u64, statistics, STATISTIC_COUNT, 0);
+MESH_RINGBUF(events, MESH_EVENTS_BYTES);
+
+#endif
