@@ -154,9 +154,6 @@ impl From<Error> for HandshakeError {
             Error::NoApplicationProtocol => Self::NoAlpn,
             Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::NoAlpn,
             Error::AlertReceived(AlertDescription::ProtocolVersion) => Self::TlsVersion,
-            Error::AlertReceived(AlertDescription::CertificateRequired) => {
-                Self::Alert(AlertDescription::CertificateRequired)
-            }
             Error::AlertReceived(alert) => Self::Alert(alert),
             Error::PeerIncompatible(why) => from_incompatible(why),
             Error::InvalidMessage(
@@ -225,6 +222,8 @@ pub enum RecordError {
     KeyExhausted,
     /// The caller's buffer does not have the shape that the call asks for.
     Misuse(&'static str),
+    /// The failure is ours.
+    Internal(&'static str),
     /// An earlier record already ended the connection.
     Ended,
 }
@@ -241,6 +240,7 @@ impl RecordError {
             Self::Alert(_) => "alert",
             Self::KeyExhausted => "key-exhausted",
             Self::Misuse(_) => "misuse",
+            Self::Internal(_) => "internal",
             Self::Ended => "ended",
         }
     }
@@ -260,7 +260,7 @@ impl RecordError {
                 Some(AlertDescription::UnexpectedMessage)
             }
             Self::Undecodable(_) => Some(AlertDescription::DecodeError),
-            Self::KeyExhausted => Some(AlertDescription::InternalError),
+            Self::KeyExhausted | Self::Internal(_) => Some(AlertDescription::InternalError),
             Self::Alert(_) | Self::Misuse(_) | Self::Ended => None,
         }
     }
@@ -291,6 +291,7 @@ impl fmt::Display for RecordError {
                 f.write_str("the key has sealed all it may, and no KeyUpdate was sent in time")
             }
             Self::Misuse(what) => write!(f, "the TLS record layer was called wrongly: {what}"),
+            Self::Internal(what) => write!(f, "TLS failed on our side: {what}"),
             Self::Ended => f.write_str("the TLS session had ended before"),
         }
     }
