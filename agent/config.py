@@ -70,7 +70,7 @@ class ListenSettings:
     outside. Neither port can change anything."""
 
     metrics_port: int = 15020
-    """Port of GET /metrics and /healthz; Istio's number, so scrape rules keep working. 0 disables."""
+    """Port of GET /metrics and /healthz; Istio's number, so scrape rules still fit. 0 is off."""
 
     readiness_port: int = 15021
     """Port of GET /healthz/ready; Istio's number, so probes keep working. 0 disables."""

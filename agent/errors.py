@@ -3,7 +3,7 @@
 
 ::
 
-    MeshError
+    MeshError                (mesh.model.errors; ModelError hangs there too)
     ├── ConfigError          a setting or the mesh file is not usable
     ├── LockError            another agent of this node runs already
     ├── DataplaneError       the kernel half
@@ -23,6 +23,8 @@ known. A vendor's exception stops at its doorway and is chained as the cause. A 
 is not an error: it is a numbered :class:`mesh.reasons.Reason`.
 """
 
+from mesh.model.errors import MeshError
+
 __all__ = [
     "AbiMismatchError",
     "AdminError",
@@ -41,12 +43,8 @@ __all__ = [
 ]
 
 
-class MeshError(Exception):
-    """Anything the agent can say in one sentence."""
-
-
 class ConfigError(MeshError):
-    """A setting or the mesh file cannot be used; the text names the field and, in a file, the line."""
+    """A setting or the mesh file is unusable; the text names the field and, in a file, the line."""
 
 
 class LockError(MeshError):
@@ -58,7 +56,7 @@ class DataplaneError(MeshError):
 
 
 class LoadError(DataplaneError):
-    """A BPF program did not compile, or the verifier refused it; the text ends with its last words."""
+    """A BPF program did not compile, or was refused by the verifier; ends with its words."""
 
 
 class AbiMismatchError(DataplaneError):

@@ -34,9 +34,7 @@ def access_fields(record: ConnectionRecord) -> dict[str, Any]:
         "src.identity": record.source_identity,
         "dst.addr": record.destination,
         "dst.original_addr": (
-            record.original_destination
-            if record.original_destination != record.destination
-            else ""
+            record.original_destination if record.original_destination != record.destination else ""
         ),
         "dst.hbone_addr": record.hbone_address,
         "dst.service": record.service,
@@ -59,8 +57,10 @@ def access_fields(record: ConnectionRecord) -> dict[str, Any]:
 
 
 def _milliseconds(microseconds: int) -> str:
-    return f"{microseconds / 1000:.3g}ms" if microseconds < 1_000_000 else (
-        f"{microseconds / 1000:.0f}ms"
+    return (
+        f"{microseconds / 1000:.3g}ms"
+        if microseconds < 1_000_000
+        else (f"{microseconds / 1000:.0f}ms")
     )
 
 
@@ -87,7 +87,9 @@ class AccessLog:
         self._fd = (
             sys.stdout.fileno()
             if settings.path is None
-            else os.open(settings.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            else os.open(
+                settings.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
+            )
         )
 
     def select(self, records: Iterable[ConnectionRecord]) -> list[ConnectionRecord]:
@@ -96,7 +98,11 @@ class AccessLog:
         self._refill()
         for record in records:
             failed = record.reason not in ("", _ORDERLY)
-            if not failed and self._settings.sample < 1.0 and self._random() >= self._settings.sample:
+            if (
+                not failed
+                and self._settings.sample < 1.0
+                and self._random() >= self._settings.sample
+            ):
                 continue
             if self._tokens < 1.0:
                 self.dropped += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labels of the ``istio_tcp_*`` metrics, as ztunnel writes them, so that dashboards keep working.
+"""The labels of the ``istio_tcp_*`` metrics, as ztunnel writes them: dashboards keep working.
 
 A missing value is ``unknown``. Source: ztunnel's src/proxy/metrics.rs and Istio's standard metrics.
 """

@@ -94,7 +94,6 @@ class _Snapshot(Collector):
     def __init__(self) -> None:
         self.figures = Figures()
 
-    @override
     def describe(self) -> Iterable[Metric]:
         return ()
 
@@ -154,5 +153,6 @@ class MetricsPage:
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type for an Accept header: OpenMetrics where it is asked for."""
         if "application/openmetrics-text" in accept:
-            return generate_openmetrics(self._registry), OPENMETRICS_TYPE
+            text: bytes = generate_openmetrics(self._registry)  # type: ignore[no-untyped-call]
+            return text, OPENMETRICS_TYPE
         return generate_latest(self._registry), CONTENT_TYPE_LATEST

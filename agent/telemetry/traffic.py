@@ -151,5 +151,3 @@ class SeriesBook:
             yield Sample("sent_bytes", labels, total.server_bytes)
             for flag, count in total.failed.items():
                 yield Sample("failed", with_flag(labels, flag), count)
-
-

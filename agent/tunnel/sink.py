@@ -161,9 +161,11 @@ class TunnelSink:
         replaced = []
         for uid, (pod, baggage) in self._pods.items():
             wanted = want.pods.get(uid)
-            if wanted is not None and (
-                wanted is not pod or baggage != self._baggage(want, wanted.workload_id)
-            ) and not _same_sockets(pod, wanted):
+            if (
+                wanted is not None
+                and (wanted is not pod or baggage != self._baggage(want, wanted.workload_id))
+                and not _same_sockets(pod, wanted)
+            ):
                 replaced.append(uid)
         return replaced
 
