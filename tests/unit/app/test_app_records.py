@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the core's events to access log lines and traffic totals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app_rows import Clock, peer, tables
+
+from agent.config import AccessLogSettings
+from agent.telemetry.access_log import AccessLog, access_fields
+from agent.telemetry.connections import ConnectionLedger, ConnectionRecord
+from agent.telemetry.connections import Path as Way
+from agent.telemetry.directory import Directory
+from agent.tunnel.records import closed_record, open_record, reason_text, traffic_totals
+from mesh.reasons import Reason
+
+CURL = "spiffe://cluster.local/ns/shop/sa/curl"
+WEB = "spiffe://cluster.local/ns/shop/sa/web"
+
+
+def directory() -> Directory:
+    found = Directory(grace_seconds=60, clock=Clock())
+    found.update(tables(peer(1, "curl"), peer(2, "web")))
+    return found
+
+
+def event(direction: str, **values: Any) -> Any:
+    own, other = (1, 2) if direction == "outbound" else (2, 1)
+    return {
+        "kind": "connection_closed",
+        "direction": direction,
+        "workload_id": own,
+        "peer_workload_id": other,
+        "service_id": 7,
+        "source": "10.0.0.1:4000",
+        "destination": "10.0.0.2:8080",
+        "original_destination": "10.96.0.10:80",
+        "hbone_address": "10.0.0.2:15008",
+        "source_identity": CURL,
+        "destination_identity": WEB,
+        "bytes_sent": 78,
+        "bytes_received": 1234,
+        "duration_us": 12_500,
+        "connect_us": 900,
+        "reason": 0,
+        "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        **values,
+    }
+
+
+def test_both_sides_name_the_same_ends() -> None:
+    for direction in ("outbound", "inbound"):
+        record = closed_record(event(direction), directory(), now=1.0)
+        assert record.source_workload == "shop/curl"
+        assert record.destination_workload == "shop/web"
+        assert record.service == "web.shop.svc.cluster.local"
+        assert record.path is Way.TUNNEL
+        assert record.attested
+        assert not record.open
+        assert record.reason == "none"
+
+
+def test_an_open_stream_is_open() -> None:
+    values = {
+        key: value
+        for key, value in event("outbound").items()
+        if key not in {"kind", "hbone_address", "duration_us", "reason", "trace_id"}
+    }
+    record = open_record({**values, "age_us": 5}, directory())  # type: ignore[typeddict-item]
+    assert record.open
+    assert record.duration_us == 5
+
+
+def test_unknown_numbers_stay_readable() -> None:
+    record = closed_record(
+        event("inbound", peer_workload_id=99, service_id=0, reason=4711), directory(), now=1.0
+    )
+    assert record.source_workload == ""
+    assert record.service == ""
+    assert record.reason == "reason-4711"
+    assert reason_text(Reason.NO_FLOW_RECORD) == "no-flow-record"
+
+
+def test_totals_count_the_clients_bytes_alike_at_both_reporters() -> None:
+    counter: Any = {
+        "service_id": 7,
+        "secure": True,
+        "opened": 3,
+        "closed": 2,
+        "bytes_sent": 10,
+        "bytes_received": 20,
+        "failed": {},
+    }
+    out = traffic_totals(
+        {**counter, "direction": "outbound", "workload_id": 1, "peer_workload_id": 2}
+    )
+    assert (out.reporter, out.source_id, out.destination_id) == ("source", 1, 2)
+    assert (out.client_bytes, out.server_bytes) == (10, 20)
+    into = traffic_totals(
+        {**counter, "direction": "inbound", "workload_id": 2, "peer_workload_id": 1}
+    )
+    assert (into.reporter, into.source_id, into.destination_id) == ("destination", 1, 2)
+    assert (into.client_bytes, into.server_bytes) == (20, 10)
+
+
+RECORD = ConnectionRecord(
+    path=Way.TUNNEL,
+    direction="outbound",
+    source="10.0.0.1:4000",
+    destination="10.0.0.2:8080",
+    source_workload="shop/curl",
+    destination_workload="shop/web",
+    source_identity=CURL,
+    bytes_sent=1,
+    duration_us=12_500,
+    reason="none",
+    ended_at=1_700_000_000.5,
+)
+FAILED = replace(RECORD, reason="no-svid", detail="no certificate yet")
+
+
+def access_log(path: Path, clock: Clock, *, log_format: Any = "text", **settings: Any) -> AccessLog:
+    return AccessLog(
+        AccessLogSettings(path=path, **settings),
+        log_format=log_format,
+        clock=clock,
+        now=clock,
+        random=lambda: 0.5,
+    )
+
+
+def test_a_line_has_ztunnels_fields(tmp_path: Path) -> None:
+    log = access_log(tmp_path / "log", Clock(), log_format="json")
+    log.write(log.select([RECORD, FAILED]))
+    good, bad = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert good["src.workload"] == "curl"
+    assert good["src.namespace"] == "shop"
+    assert good["src.identity"] == CURL
+    assert good["dst.addr"] == "10.0.0.2:8080"
+    assert good["duration"] == "12.5ms"
+    assert good["time"] == "2023-11-14T22:13:20.500Z"
+    assert "error" not in good
+    assert bad["level"] == "error"
+    assert bad["reason"] == "no-svid"
+    assert bad["error"] == "no certificate yet"
+
+
+def test_a_text_line_is_one_line_whatever_a_peer_wrote(tmp_path: Path) -> None:
+    log = access_log(tmp_path / "log", Clock())
+    log.write(log.select([replace(FAILED, detail='a\nfake line path="x"')]))
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert 'error="a\\nfake line path=\\"x\\""' in line
+
+
+def test_sampling_never_loses_a_failure(tmp_path: Path) -> None:
+    clock = Clock()
+    quiet = access_log(tmp_path / "log", clock, sample=0.4)
+    assert quiet.select([RECORD, FAILED]) == [FAILED]
+    assert quiet.dropped == 0
+    loud = access_log(tmp_path / "log", clock, sample=0.6)
+    assert loud.select([RECORD]) == [RECORD]
+
+
+def test_the_rate_is_bounded_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    clock = Clock()
+    log = access_log(tmp_path / "log", clock, lines_per_second=10)
+    assert len(log.select([RECORD] * 25)) == 10
+    assert log.dropped == 15
+    clock.now += 0.5
+    assert len(log.select([RECORD] * 25)) == 5
+
+
+def test_what_passed_an_original_destination_is_named_only_when_it_differs() -> None:
+    assert "dst.original_addr" not in access_fields(
+        replace(RECORD, original_destination="10.0.0.2:8080")
+    )
+    fields = access_fields(replace(RECORD, original_destination="10.96.0.10:80"))
+    assert fields["dst.original_addr"] == "10.96.0.10:80"
+
+
+def test_the_ledger_keeps_the_newest() -> None:
+    ledger = ConnectionLedger(kept=3)
+    ledger.add(replace(RECORD, bytes_sent=number) for number in range(5))
+    assert [record.bytes_sent for record in ledger.recent()] == [4, 3, 2]
+    assert [record.bytes_sent for record in ledger.recent(1)] == [4]
+    assert ledger.total == 5
