@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-
 from control.ca.authority import AuthorityStore
 from control.ca.errors import Refusal, RefusedError
 from control.ca.issue import Issued, IssueRules, issue, read_wish

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-
 from control.ca.errors import AuthorityError, Refusal, RefusedError
 from control.ca.files import read_private
 from mesh.model.identity import Identity
@@ -67,6 +66,7 @@ class TokenFileVerifier(CallerVerifier):
         return [hashlib.sha256(token).digest() for token in tokens]
 
     async def authenticate(self, token: str) -> Caller:
+        """Compare the token with those in the file."""
         try:
             known = self.tokens()
         except AuthorityError as error:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the provider that the settings ask for."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import assert_never
+
+from agent.pki.ca_client import CaClient, CaSettings
+from agent.pki.clock import Clock, WallClock
+from agent.pki.files import FilesProvider
+from agent.pki.issuance import CaIssuer
+from agent.pki.provider import SvidProvider
+from agent.pki.rotation import Rotator
+
+__all__ = ["FilesSettings", "PkiSettings", "open_provider"]
+
+
+@dataclass(frozen=True, slots=True)
+class FilesSettings:
+    """A directory that another tool fills."""
+
+    directory: Path
+
+
+PkiSettings = CaSettings | FilesSettings
+
+
+@contextlib.asynccontextmanager
+async def open_provider(
+    settings: PkiSettings, *, clock: Clock | None = None, random: Random | None = None
+) -> AsyncIterator[SvidProvider]:
+    """Yield a provider whose ``run`` is the caller's to start; closes its connections after."""
+    clock = clock or WallClock()
+    match settings:
+        case CaSettings():
+            client = CaClient(settings)
+            issuer = CaIssuer(client, lifetime=settings.lifetime, clock=clock)
+            try:
+                yield Rotator(issuer.fetch, clock=clock, random=random or SystemRandom())
+            finally:
+                await client.close()
+        case FilesSettings(directory=directory):
+            yield FilesProvider(directory, clock=clock)
+        case _:
+            assert_never(settings)
