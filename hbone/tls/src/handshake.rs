@@ -225,6 +225,7 @@ trait Drive {
     type Data;
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn is_established(&self) -> bool;
+    fn wants_write(&self) -> bool;
 }
 
 impl Drive for UnbufferedClientConnection {
@@ -235,6 +236,9 @@ impl Drive for UnbufferedClientConnection {
     fn is_established(&self) -> bool {
         !self.is_handshaking()
     }
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
+    }
 }
 
 impl Drive for UnbufferedServerConnection {
@@ -244,6 +248,9 @@ impl Drive for UnbufferedServerConnection {
     }
     fn is_established(&self) -> bool {
         !self.is_handshaking()
+    }
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
     }
 }
 
@@ -297,9 +304,13 @@ fn pump<C: Drive>(
     }
 }
 
-/// After an error rustls still has the alert for the peer, and then the same error again.
+/// After an error rustls still has the alert for the peer. Asked once more than that it would look
+/// at its input again, which it does not expect after an error.
 fn collect_alert<C: Drive>(connection: &mut C, out: &mut Vec<u8>) {
-    while let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(&mut []).state {
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(&mut []).state else {
+            return;
+        };
         if encode(&mut data, out).is_err() {
             return;
         }
