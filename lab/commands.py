@@ -2,6 +2,7 @@
 """The commands of the lab: `nodemesh lab up|down|status` and `nodemesh demo`."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from types import FrameType
 
 from lab.cluster import Cluster
 from lab.errors import LabError
-from lab.manifest import load_manifest
+from lab.manifest import all_labs, load_manifest
+from lab.process import pod_place
 from lab.spec import DEFAULT_NAME, default_spec
 from lab.teardown import remove_lab
 
@@ -22,19 +24,20 @@ def add_lab_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    for verb, text in (
-        ("up", "build the cluster, start the authority and the agents, leave them running"),
-        ("down", "remove a lab and everything it made, also one that crashed half way"),
-        ("status", "say what of a lab exists"),
-    ):
-        sub = verbs.add_parser(verb, help=text)
-        sub.add_argument(
-            "--name", default=DEFAULT_NAME, help="the lab's name (default: %(default)s)"
-        )
-        if verb == "up":
-            sub.add_argument(
-                "--bare", action="store_true", help="only namespaces and links, no processes"
-            )
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default=DEFAULT_NAME, help="the lab's name (default: %(default)s)")
+    up = verbs.add_parser(
+        "up", parents=[named], help="build the cluster, start authority and agents, leave them"
+    )
+    up.add_argument("--bare", action="store_true", help="only namespaces and links, no processes")
+    down = verbs.add_parser(
+        "down", parents=[named], help="remove a lab and all it made, also one that crashed half way"
+    )
+    down.add_argument("--all", action="store_true", help="remove every lab that nobody is using")
+    verbs.add_parser("status", parents=[named], help="say what of a lab exists")
+    inside = verbs.add_parser("exec", parents=[named], help="run a program inside a pod")
+    inside.add_argument("pod", help="namespace/name, such as shop/client")
+    inside.add_argument("argv", nargs=argparse.REMAINDER, help="the program and its arguments")
 
 
 def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +48,10 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave the lab running and say how to look inside"
     )
-    parser.add_argument("--no-figures", action="store_true", help="skip the measurement")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-figures", action="store_true", help="skip the measurement")
+    which.add_argument("--quick", action="store_true", help="measure, but only for a moment")
+    which.add_argument("--figures-only", action="store_true", help="measure, for longer")
 
 
 def _guarded(work: Callable[[], int]) -> int:
@@ -68,7 +74,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 def run_lab(args: argparse.Namespace) -> int:
     """Run `nodemesh lab …`; return the exit status."""
-    verbs = {"up": _up, "down": _down, "status": _status}
+    verbs = {"up": _up, "down": _down, "status": _status, "exec": _exec}
     return _guarded(lambda: verbs[args.lab_verb](args))
 
 
@@ -87,9 +93,25 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    removed = remove_lab(args.name)
-    print(f"The lab {args.name!r} was removed." if removed else f"There is no lab {args.name!r}.")
+    names = all_labs() if args.all else [args.name]
+    for name in names:
+        manifest = load_manifest(name)
+        if args.all and manifest is not None and manifest.owner_alive():
+            print(f"The lab {name!r} is in use by process {manifest.owner[0]}; it stays.")
+            continue
+        removed = remove_lab(name)
+        print(f"The lab {name!r} was removed." if removed else f"There is no lab {name!r}.")
     return 0
+
+
+def _exec(args: argparse.Namespace) -> int:
+    if load_manifest(args.name) is None:
+        raise LabError(f"there is no lab {args.name!r}")
+    command = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    if not command:
+        raise LabError("which program? nodemesh lab exec shop/client -- curl http://10.96.0.10/")
+    argv = pod_place(default_spec(args.name), args.pod).argv(command)
+    os.execvp(argv[0], argv)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -103,9 +125,13 @@ def _status(args: argparse.Namespace) -> int:
 
 def run_demo(args: argparse.Namespace) -> int:
     """Run `nodemesh demo`; return the exit status."""
-    from lab.demo import demo  # noqa: PLC0415 - `lab down` must work whatever the demo needs
+    # `lab down` needs nothing of the demo.
+    from lab.demo import NO_FIGURES, QUICK, USUAL, demo, figures_only  # noqa: PLC0415
 
-    return _guarded(lambda: demo(args.name, keep=args.keep, figures=not args.no_figures))
+    if args.figures_only:
+        return _guarded(lambda: figures_only(args.name))
+    effort = NO_FIGURES if args.no_figures else QUICK if args.quick else USUAL
+    return _guarded(lambda: demo(args.name, keep=args.keep, effort=effort))
 
 
 def main(argv: list[str] | None = None) -> int:

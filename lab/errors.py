@@ -9,7 +9,7 @@ class LabError(Exception):
 
 
 class MissingError(LabError):
-    """This machine lacks something that the lab needs: root, a kernel feature, a program."""
+    """The machine lacks something that the lab needs: root, a kernel feature, a program."""
 
 
 class CommandError(LabError):

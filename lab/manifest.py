@@ -14,7 +14,7 @@ from lab.errors import LabError
 from lab.host import BPFFS, NETNS_DIR, cgroup2_mount
 from lab.spec import LabSpec
 
-__all__ = ["Manifest", "lab_dir", "load_manifest", "plan_manifest"]
+__all__ = ["Manifest", "all_labs", "lab_dir", "load_manifest", "plan_manifest"]
 
 RUN = Path("/run/nodemesh")
 
@@ -104,3 +104,8 @@ def load_manifest(name: str) -> Manifest | None:
         return None
     except (ValueError, TypeError) as error:
         raise LabError(f"{path} is damaged: {error}") from error
+
+
+def all_labs() -> list[str]:
+    """Name every lab that has a manifest on this machine."""
+    return sorted(path.parent.name[4:] for path in RUN.glob("lab-*/manifest.json"))

@@ -124,11 +124,16 @@ class Process:
 
     def require_running(self) -> None:
         """LabError with the end of its log if it has ended."""
-        if not self.running:
-            raise LabError(
-                f"`{' '.join(self.command)}` ended with status {self.popen.returncode}:\n"
-                f"{tail(self.log)}"
-            )
+        if self.running:
+            return
+        said = tail(self.log)
+        for line in reversed(said.splitlines()):
+            # The product says in one sentence why it cannot run.
+            if line.startswith("nodemesh: "):
+                raise LabError(line.removeprefix("nodemesh: "))
+        raise LabError(
+            f"`{' '.join(self.command)}` ended with status {self.popen.returncode}:\n{said}"
+        )
 
     def stop(self, patience_seconds: float = 10) -> int:
         """End it with SIGTERM, with SIGKILL after the patience; return its status."""

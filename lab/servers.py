@@ -45,29 +45,29 @@ http {{
 
 _WHOAMI = (
     '{{"client": "$remote_addr", "port": $remote_port, "server": "$server_addr", '
-    '"pod": "{pod}", "marker": "{marker}"}}'
+    '"pod": "{pod}", "marker": "$http_x_marker"}}'
 )
 
 _ECHO = """\
 #!/bin/sh
 read -r line
-echo "$SOCAT_PEERADDR $SOCAT_PEERPORT {marker} $line"
+echo "$SOCAT_PEERADDR $SOCAT_PEERPORT $line"
 """
 
 
-def start_servers(cluster: Cluster, marker: str = "none") -> list[Process]:
+def start_servers(cluster: Cluster) -> list[Process]:
     """Start a web server in every web and unenrolled pod, the echo in the echo pod.
 
-    ``marker`` stands in every answer. Returns when all listen.
+    Returns when all listen. Every answer also carries the marker that the request carried.
     """
     started = [
-        start_web(cluster, pod.key, marker)
+        start_web(cluster, pod.key)
         for pod in cluster.spec.pods
         if pod.labels.get("app") in ("web", "old")
     ]
     for pod in cluster.spec.pods:
         if pod.labels.get("app") == "echo":
-            started += start_echo(cluster, pod.key, marker)
+            started += start_echo(cluster, pod.key)
     return started
 
 
@@ -77,7 +77,7 @@ def _home(cluster: Cluster, pod: str) -> Path:
     return home
 
 
-def start_web(cluster: Cluster, pod: str, marker: str = "none") -> Process:
+def start_web(cluster: Cluster, pod: str) -> Process:
     """Start nginx in a pod, on port 8080 of every address."""
     home = _home(cluster, pod)
     config = home / "nginx.conf"
@@ -86,7 +86,7 @@ def start_web(cluster: Cluster, pod: str, marker: str = "none") -> Process:
             home=home,
             port=HTTP_PORT,
             payload=PAYLOAD,
-            whoami=_WHOAMI.format(pod=pod, marker=marker),
+            whoami=_WHOAMI.format(pod=pod),
         )
     )
     place = cluster.pod(pod)
@@ -102,11 +102,11 @@ def start_web(cluster: Cluster, pod: str, marker: str = "none") -> Process:
     return server
 
 
-def start_echo(cluster: Cluster, pod: str, marker: str = "none") -> list[Process]:
+def start_echo(cluster: Cluster, pod: str) -> list[Process]:
     """Start the echo in a pod: TCP and UDP, v4 and v6, one line there and one back."""
     home = _home(cluster, pod)
     script = home / "echo.sh"
-    script.write_text(_ECHO.format(marker=marker))
+    script.write_text(_ECHO)
     script.chmod(stat.S_IRWXU)
     place = cluster.pod(pod)
     listeners = [

@@ -4,14 +4,15 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.host import NETNS_DIR, output
-from lab.manifest import Manifest, lab_dir, load_manifest
+from lab.host import BPFFS, NETNS_DIR, output
+from lab.manifest import RUN, Manifest, lab_dir, load_manifest
 
 __all__ = ["remove_lab"]
 
@@ -20,8 +21,16 @@ def remove_lab(name: str) -> bool:
     """Remove the lab; False if there was none. LabError naming whatever could not be removed.
 
     Order: processes, then what the agents left in the kernel, then namespaces, cgroups, files.
-    The manifest goes last, so that a removal cut short can be repeated.
+    The manifest goes last, so that a removal cut short can be repeated. Ctrl-C waits meanwhile.
     """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        return _remove(name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _remove(name: str) -> bool:
     manifest = load_manifest(name)
     if manifest is None:
         return False
@@ -37,6 +46,9 @@ def remove_lab(name: str) -> bool:
     if left := manifest.left():
         raise LabError(f"could not be removed: {', '.join(left)}")
     shutil.rmtree(lab_dir(name))
+    for parent in (RUN, BPFFS / "nodemesh"):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
     return True
 
 
@@ -44,7 +56,7 @@ def _end_processes(cgroup: Path, patience_seconds: float = 3) -> None:
     """Ask the lab's processes to end, then kill the cgroup (cgroup.kill, kernel 5.14)."""
     for pid in processes(cgroup):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 15)
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + patience_seconds
     while processes(cgroup) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -100,7 +100,7 @@ def default_flows(spec: LabSpec) -> list[Flow]:
 
 
 def ask(cluster: Cluster, flow: Flow, marker: str) -> Answer:
-    """Send one request that carries ``marker`` on a new connection; LabError if none is answered."""
+    """Send one request with ``marker`` in it on a new connection; LabError if none is answered."""
     if flow.protocol == "UDP":
         return _ask_udp(cluster, flow, marker)
     if flow.port in (7, ECHO_PORT):
@@ -114,13 +114,16 @@ def _host(address: str) -> str:
 
 def _ask_web(cluster: Cluster, flow: Flow, marker: str) -> Answer:
     url = f"http://{_host(flow.address)}:{flow.port}/whoami"
-    command = ["curl", "-sSg", "-m", "10", "--noproxy", "*", "-w", _CURL_FACTS, "-d", marker, url]
+    command = ["curl", "-sSg", "-m", "10", "--noproxy", "*", "-w", _CURL_FACTS]
+    command += ["-H", f"X-Marker: {marker}", "-d", marker, url]
     text = cluster.pod(flow.source).run(command).stdout
     body, _, facts = text.partition("\n")
     try:
         seen, own = json.loads(body), json.loads(facts)
     except ValueError as error:
         raise LabError(f"no answer of this lab's web server: {text[:200]!r}") from error
+    if seen["marker"] != marker:
+        raise LabError(f"the answer does not carry the marker: {body}")
     return Answer(
         server=seen["pod"],
         seen_ip=seen["client"],
@@ -169,9 +172,9 @@ def _ask_udp(cluster: Cluster, flow: Flow, marker: str) -> Answer:
 
 
 def _seen(line: str, marker: str) -> tuple[str, int]:
-    """Read the echo's line: the client's address and port, the server's marker, what was sent."""
+    """Read the echo's line: the client's address and port, and what was sent."""
     words = line.split()
-    if len(words) != 4 or words[3] != marker:
+    if len(words) != 3 or words[2] != marker:
         raise LabError(f"the echo answered {line[:200]!r}")
     return str(ipaddress.ip_address(words[0].strip("[]"))), int(words[1])
 
@@ -182,16 +185,14 @@ def drive(cluster: Cluster, flow: Flow, marker: str, *, repeat: int = 5) -> Resu
     Latency is the median, of a whole request with its connection.
     """
     result = Result(flow)
-    times = []
     try:
-        for _ in range(repeat):
-            result.answer = ask(cluster, flow, marker)
-            times.append(result.answer.milliseconds)
+        answers = [ask(cluster, flow, marker) for _ in range(repeat)]
     except LabError as error:
         result.problems.append(f"no answer: {error}")
         return result
-    result.milliseconds = statistics.median(times)
-    _judge_addresses(cluster.spec, result, result.answer)
+    result.answer = answers[-1]
+    result.milliseconds = statistics.median(answer.milliseconds for answer in answers)
+    _judge_addresses(cluster.spec, result, answers[-1])
     return result
 
 
@@ -226,9 +227,7 @@ def look_up(cluster: Cluster, result: Result, *, seconds: float = 5.0) -> None:
     ends = {"outbound": spec.pod(flow.source).node, "inbound": spec.pod(answer.server).node}
     deadline = time.monotonic() + seconds
     while True:
-        records = {
-            side: _record(cluster, node, side, source) for side, node in ends.items()
-        }
+        records = {side: _record(cluster, node, side, source) for side, node in ends.items()}
         if _settled(flow, records) or time.monotonic() > deadline:
             break
         time.sleep(0.1)

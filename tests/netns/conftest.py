@@ -2,7 +2,6 @@
 """Labs for the tests: one for the whole session, with agents; more where a test breaks its own."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 

@@ -7,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab.capture import LinkCapture, examine
 from lab.cluster import ROOT, Cluster
 from lab.errors import LabError
 from lab.host import NETNS_DIR, cgroup2_mount
 from lab.manifest import lab_dir, load_manifest
 from lab.process import Place
+from lab.servers import HTTP_PORT, start_servers
 from lab.spec import PodSpec, default_spec, node_name
 from lab.teardown import processes, remove_lab
+from lab.traffic import Flow, drive
 
 pytestmark = pytest.mark.netns
 
@@ -163,3 +167,19 @@ def test_without_root_it_says_so():
     assert "needs root" in done.stderr
     assert "Traceback" not in done.stderr
     assert not lab_dir("nmt-x").exists()
+
+
+def test_the_capture_tells_plain_text_from_a_tunnel(lab_name):
+    """Without a mesh the demo's proof must fail on every claim that a mesh makes true."""
+    spec = default_spec(lab_name)
+    flow = Flow("shop/client", "web-2", spec.address4("shop/web-2"), HTTP_PORT, "", ("shop/web-2",))
+    six = replace(flow, address=spec.address6("shop/web-2"))
+    with Cluster.up(spec) as cluster:
+        start_servers(cluster)
+        with LinkCapture(cluster) as capture:
+            assert not drive(cluster, flow, "secret-four", repeat=1).problems
+            assert not drive(cluster, six, "secret-six", repeat=1).problems
+        evidence = examine(capture.path, spec, ["secret-four", "secret-six", "never-sent"])
+    assert evidence.found == {"secret-four": 3, "secret-six": 3, "never-sent": 0}
+    assert evidence.packets == sum(evidence.outside.values()) >= 18
+    assert evidence.tunnels == 0
