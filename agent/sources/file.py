@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file source: one mesh file, watched, turned into events.
+
+::
+
+    stat every half second ─ changed and settled? ─▶ parse_mesh ─┬─▶ changes() ─▶ queue
+                                                                 └─▶ problem: status, log;
+                                                                     the last good state stays
+
+Works for editors that write in place or rename, for symlinks that are swapped (ConfigMap volumes),
+and for a file that is away for a moment. Reading happens in a thread: a large file takes seconds.
+"""
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from agent.sources.changes import changes
+from agent.sources.convert import parse_mesh
+from agent.sources.problems import MeshFileError, Problem
+from agent.sources.settings import MeshFile
+from agent.sources.yaml_text import MAX_BYTES
+from mesh.model.events import Event, InSync
+
+__all__ = ["SOURCE_NAME", "FileSource", "FileStatus", "read_mesh_file"]
+
+log = logging.getLogger(__name__)
+
+SOURCE_NAME: Final = "file"
+"""The source that InSync names."""
+
+_SETTLE_SECONDS: Final = 0.1
+"""A file must have stood still for so long: half a file may be valid, with half the workloads."""
+
+_SETTLE_LIMIT_SECONDS: Final = 5.0
+"""A file that never stands still is read after so long all the same."""
+
+_Signature = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStatus:
+    """How the source fares, for ``nodemesh status``."""
+
+    path: str
+    generation: int
+    """Counts the contents that were taken; 0 before the first."""
+    last_loaded: datetime | None
+    """When the state in force was read (UTC)."""
+    last_error: str | None
+    """Why the file as it is now cannot be used; None while it is in force."""
+
+
+def read_mesh_file(path: Path) -> MeshFile:
+    """Read a mesh file once. Raises MeshFileError with every problem found."""
+    return parse_mesh(_read(path), str(path), base=path.absolute().parent)
+
+
+class FileSource:
+    """Watches one mesh file. Call load() to start from a good file, then run() in a TaskGroup.
+
+    ``on_load`` is called in the event loop, or in load(), with every new content that is good,
+    before its events are queued: for settings, which are no facts of the mesh.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        poll_seconds: float = 0.5,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_load: Callable[[MeshFile], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._poll_seconds = poll_seconds
+        self._now = now
+        self._on_load = on_load
+        self._seen: _Signature | None = None
+        self._content: bytes | None = None
+        self._current: MeshFile | None = None
+        self._generation = 0
+        self._last_loaded: datetime | None = None
+        self._last_error: str | None = None
+
+    @property
+    def current(self) -> MeshFile | None:
+        """The last good content; None before the first."""
+        return self._current
+
+    @property
+    def status(self) -> FileStatus:
+        """How the source fares now."""
+        return FileStatus(
+            path=str(self._path),
+            generation=self._generation,
+            last_loaded=self._last_loaded,
+            last_error=self._last_error,
+        )
+
+    def load(self) -> MeshFile:
+        """Read the file now, for the first time. Raises MeshFileError."""
+        self._seen = _signature(self._path)
+        content = _read(self._path)
+        mesh_file = parse_mesh(content, str(self._path), base=self._base)
+        self._take(content, mesh_file)
+        return mesh_file
+
+    async def run(self, queue: asyncio.Queue[Event]) -> None:
+        """Queue what is known, then InSync, then every change; until cancelled.
+
+        Without a good file there is no InSync, and so nothing is removed anywhere.
+        """
+        if self._current is None:
+            await self._reload()
+        told: MeshFile | None = None
+        while True:
+            if self._current is not None and self._current is not told:
+                for event in changes(told, self._current):
+                    await queue.put(event)
+                if told is None:
+                    await queue.put(InSync(SOURCE_NAME))
+                told = self._current
+            await asyncio.sleep(self._poll_seconds)
+            if await asyncio.to_thread(_signature, self._path) != self._seen:
+                await self._reload()
+
+    @property
+    def _base(self) -> Path:
+        return self._path.absolute().parent
+
+    async def _reload(self) -> None:
+        """Read what is there once it stands still; keep what is in force if it is no good."""
+        self._seen = await self._settled()
+        try:
+            content = await asyncio.to_thread(_read, self._path)
+            if content == self._content:
+                self._last_error = None
+                return
+            mesh_file = await asyncio.to_thread(
+                parse_mesh, content, str(self._path), base=self._base
+            )
+        except MeshFileError as error:
+            self._refuse(str(error))
+        else:
+            self._take(content, mesh_file)
+
+    async def _settled(self) -> _Signature | None:
+        """Wait until the file has been the same for a moment."""
+        before = await asyncio.to_thread(_signature, self._path)
+        for _ in range(int(_SETTLE_LIMIT_SECONDS / _SETTLE_SECONDS)):
+            await asyncio.sleep(_SETTLE_SECONDS)
+            after = await asyncio.to_thread(_signature, self._path)
+            if after == before:
+                break
+            before = after
+        return before
+
+    def _take(self, content: bytes, mesh_file: MeshFile) -> None:
+        self._content = content
+        self._current = mesh_file
+        self._generation += 1
+        self._last_loaded = self._now()
+        self._last_error = None
+        log.info("mesh file %s taken, generation %d", self._path, self._generation)
+        if self._on_load is not None:
+            self._on_load(mesh_file)
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self._last_error:
+            kept = "nothing is in force yet" if self._current is None else "the last good one stays"
+            log.warning("mesh file cannot be used, %s: %s", kept, reason)
+        self._last_error = reason
+
+
+def _signature(path: Path) -> _Signature | None:
+    """What changes when the file does, whatever way it is written; None if it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: Path) -> bytes:
+    """The content of a regular file of bearable size. Raises MeshFileError."""
+    try:
+        # A FIFO would otherwise hold the thread until somebody writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _unreadable(path, "is not a regular file")
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, (error.strerror or str(error)).lower()) from error
+
+
+def _unreadable(path: Path, reason: str) -> MeshFileError:
+    return MeshFileError(str(path), [Problem(1, 1, "", f"cannot be read: {reason}")])
