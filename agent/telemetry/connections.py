@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections as people look at them: one record for all paths, and the last closed ones."""
 
+import heapq
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
+from itertools import islice
 from typing import Any, Literal
 
 __all__ = ["ConnectionLedger", "ConnectionRecord", "Path"]
@@ -84,19 +86,25 @@ class ConnectionRecord:
 
 
 class ConnectionLedger:
-    """The last connections that ended, oldest dropped first. Costs nothing but its memory."""
+    """The last connections that ended: so many of each path, the oldest dropped first.
+
+    Each path has room of its own, so that a pod's DNS lookups cannot push out everything else.
+    """
 
     def __init__(self, *, kept: int) -> None:
-        self._recent: deque[ConnectionRecord] = deque(maxlen=kept)
+        self._recent: dict[Path, deque[ConnectionRecord]] = {
+            path: deque(maxlen=kept) for path in Path
+        }
         self.total = 0
 
     def add(self, records: Iterable[ConnectionRecord]) -> None:
         """Remember ended connections."""
         for record in records:
-            self._recent.append(record)
+            self._recent[record.path].append(record)
             self.total += 1
 
     def recent(self, limit: int | None = None) -> list[ConnectionRecord]:
-        """The newest ``limit`` records, newest first."""
-        newest = list(reversed(self._recent))
-        return newest if limit is None else newest[:limit]
+        """Return the newest ``limit`` records, newest first."""
+        each = (reversed(records) for records in self._recent.values())
+        newest = heapq.merge(*each, key=lambda record: record.ended_at, reverse=True)
+        return list(islice(newest, limit))

@@ -10,7 +10,7 @@ from typing import Final
 from mesh.reasons import Reason
 from mesh.tables import PeerRow, ServiceId, ServiceRow, WorkloadId
 
-__all__ = ["TCP_LABELS", "response_flag", "tcp_labels"]
+__all__ = ["TCP_LABELS", "reason_text", "resolve", "response_flag", "tcp_labels", "with_flag"]
 
 TCP_LABELS: Final = (
     "reporter",
@@ -64,6 +64,14 @@ def response_flag(reason: int) -> str:
     except ValueError:
         return _UNKNOWN
     return _FLAGS.get(known, known.name)
+
+
+def reason_text(number: int) -> str:
+    """Return the stable text of a reason, or ``reason-N`` for one this agent does not know."""
+    try:
+        return Reason(number).text
+    except ValueError:
+        return f"reason-{number}"
 
 
 def tcp_labels(

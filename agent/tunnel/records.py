@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from agent.telemetry.connections import ConnectionRecord, Path
 from agent.telemetry.directory import Directory
+from agent.telemetry.labels import reason_text
 from agent.telemetry.traffic import TrafficTotals
-from mesh.reasons import Reason
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import Connection, Counter, Event
 
-__all__ = ["closed_record", "open_record", "reason_text", "traffic_totals"]
-
-
-def reason_text(number: int) -> str:
-    """The stable text of a reason number, or ``reason-N`` for one this agent does not know."""
-    try:
-        return Reason(number).text
-    except ValueError:
-        return f"reason-{number}"
+__all__ = ["closed_record", "open_record", "traffic_totals"]
 
 
 def closed_record(event: "Event", directory: Directory, *, now: float) -> ConnectionRecord:

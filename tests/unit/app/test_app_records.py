@@ -13,7 +13,8 @@ from agent.telemetry.access_log import AccessLog, access_fields
 from agent.telemetry.connections import ConnectionLedger, ConnectionRecord
 from agent.telemetry.connections import Path as Way
 from agent.telemetry.directory import Directory
-from agent.tunnel.records import closed_record, open_record, reason_text, traffic_totals
+from agent.telemetry.labels import reason_text
+from agent.tunnel.records import closed_record, open_record, traffic_totals
 from mesh.reasons import Reason
 
 CURL = "spiffe://cluster.local/ns/shop/sa/curl"
@@ -182,7 +183,8 @@ def test_what_passed_an_original_destination_is_named_only_when_it_differs() -> 
 
 def test_the_ledger_keeps_the_newest() -> None:
     ledger = ConnectionLedger(kept=3)
-    ledger.add(replace(RECORD, bytes_sent=number) for number in range(5))
-    assert [record.bytes_sent for record in ledger.recent()] == [4, 3, 2]
+    ledger.add(replace(RECORD, bytes_sent=n, ended_at=float(n)) for n in range(5))
+    ledger.add([replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5)])
+    assert [record.bytes_sent for record in ledger.recent()] == [4, 99, 3, 2]
     assert [record.bytes_sent for record in ledger.recent(1)] == [4]
-    assert ledger.total == 5
+    assert ledger.total == 6

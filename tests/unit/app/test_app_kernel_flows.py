@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel tells, put together: proof, end, and what happens when a part is lost."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from app_rows import Clock, peer, tables
+
+from agent.telemetry.connections import Path
+from agent.telemetry.directory import Directory
+from agent.telemetry.kernel_flows import KernelFlows
+from mesh.model.address import IpAddress
+from mesh.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Told:
+    kind_name: str
+    source: IpAddress | None = ip_address("10.0.0.1")
+    source_port: int = 4000
+    destination: IpAddress | None = ip_address("10.0.0.2")
+    destination_port: int = 8080
+    original: IpAddress | None = ip_address("10.96.0.10")
+    original_port: int = 80
+    source_workload: int = 1
+    destination_workload: int = 2
+    service_id: int = 7
+    reason: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    duration_ns: int = 0
+
+
+def flows() -> KernelFlows:
+    clock = Clock()
+    directory = Directory(grace_seconds=60, clock=clock)
+    directory.update(tables(peer(1, "curl"), peer(2, "web")))
+    return KernelFlows(directory, now=clock)
+
+
+CLOSED = Told("CLOSED", bytes_sent=78, bytes_received=900, duration_ns=5_000_000)
+
+
+def test_a_connection_is_proven_open_and_ended() -> None:
+    followed = flows()
+    assert followed.observe([Told("ATTESTED"), Told("CONNECTED", duration_ns=80_000)]) == []
+    (record,) = followed.open_records()
+    assert (record.open, record.attested, record.connect_us) == (True, True, 80)
+    assert record.source_workload == "shop/curl"
+    assert record.original_destination == "10.96.0.10:80"
+    (record,) = followed.observe([CLOSED])
+    assert followed.open_records() == []
+    assert (record.open, record.attested, record.connect_us) == (False, True, 80)
+    assert (record.bytes_sent, record.bytes_received) == (78, 900)
+    assert record.duration_us == 5000
+    assert record.path is Path.KERNEL
+    assert record.source_identity == "spiffe://cluster.local/ns/shop/sa/curl"
+
+
+def test_order_of_proof_and_connect_does_not_matter() -> None:
+    followed = flows()
+    followed.observe([Told("CONNECTED"), Told("ATTESTED")])
+    assert followed.open_records()[0].attested
+
+
+def test_without_proof_or_with_another_ones_proof_it_is_only_claimed() -> None:
+    followed = flows()
+    followed.observe([Told("CONNECTED")])
+    assert not followed.open_records()[0].attested
+    followed = flows()
+    followed.observe([Told("ATTESTED", source_workload=9), Told("CONNECTED")])
+    assert not followed.open_records()[0].attested
+    followed = flows()
+    followed.observe([Told("ATTESTED", source_port=4001), Told("CONNECTED")])
+    assert not followed.open_records()[0].attested
+
+
+def test_a_lost_event_costs_a_detail_not_the_record() -> None:
+    (record,) = flows().observe([CLOSED])
+    assert record.bytes_sent == 78
+    assert not record.attested
+
+
+def test_what_cannot_be_followed_is_recorded_at_once() -> None:
+    outside = ip_address("fd00::9")
+    passed, denied, dropped = flows().observe(
+        [
+            Told("PASSTHROUGH", destination=outside, destination_workload=0),
+            Told("DENIED", reason=Reason.NO_ENDPOINT, source=None),
+            Told("DROPPED", reason=Reason.CAPTURE_PORT_FROM_OUTSIDE),
+        ]
+    )
+    assert passed.path is Path.PASSTHROUGH
+    assert passed.destination == "[fd00::9]:8080"
+    assert denied.reason == "no-endpoint"
+    assert denied.source == ""
+    assert dropped.direction == "inbound"
