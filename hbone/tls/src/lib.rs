@@ -36,3 +36,9 @@ pub use record::{
 };
 pub use rustls::AlertDescription;
 pub use session::{Opened, Session};
+
+#[cfg(test)]
+extern crate self as hbone_tls;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::slice;
+
 use common::{Ca, Material, SERVER, id};
 use hbone_tls::{Svid, SvidError};
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
@@ -21,7 +23,7 @@ fn assert_refused(material: &Material, roots: &[Vec<u8>], field: &str, words: &s
 #[test]
 fn good_material_is_accepted_and_never_printed() {
     let ca = Ca::new("cluster.local");
-    let svid = build(&ca.issue(&[SERVER]), &[ca.der.clone()]).unwrap();
+    let svid = build(&ca.issue(&[SERVER]), slice::from_ref(&ca.der)).unwrap();
     assert_eq!(svid.id(), &id(SERVER));
     assert_eq!(
         format!("{svid:?}"),
@@ -104,10 +106,10 @@ fn a_missing_intermediate_is_noticed() {
     let mut material = middle.issue(&[SERVER]);
     assert_refused(
         &material,
-        &[root.der.clone()],
+        slice::from_ref(&root.der),
         "chain[0]",
         "intermediate may be missing",
     );
     material.chain.push(middle.der.clone());
-    build(&material, &[root.der.clone()]).unwrap();
+    build(&material, slice::from_ref(&root.der)).unwrap();
 }
