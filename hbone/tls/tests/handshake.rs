@@ -69,6 +69,28 @@ fn works_with_rustls_however_the_bytes_are_cut() {
 }
 
 #[test]
+fn messages_cut_into_many_records_are_put_together() {
+    let ca = Ca::new("cluster.local");
+    for (fragment, chunk) in [(32, 1), (32, WHOLE), (100, 13), (257, WHOLE)] {
+        let options = |uri| {
+            let mut options = PeerOptions::new(ca.issue(&[uri]));
+            options.max_fragment = Some(fragment);
+            options
+        };
+        let mut peer = options(SERVER).server();
+        let outcome = shake(client(&ca.svid(CLIENT)), &mut peer, chunk);
+        assert_eq!(outcome.ours.unwrap().peer(), &id(SERVER));
+        let mut peer = options(CLIENT).client();
+        let outcome = shake_with(server(&ca.svid(SERVER)), &mut peer, chunk, b"early bird");
+        let mut session = outcome.ours.unwrap();
+        assert_eq!(
+            open_all(&mut session, &outcome.leftover).unwrap().0,
+            b"early bird"
+        );
+    }
+}
+
+#[test]
 fn data_sent_with_the_last_of_the_handshake_is_kept() {
     let ca = Ca::new("cluster.local");
     for chunk in [1, 50, WHOLE] {
