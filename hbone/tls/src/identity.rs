@@ -36,12 +36,12 @@ impl SpiffeId {
         }
         let rest = text
             .strip_prefix(SCHEME)
-            .ok_or(malformed("it does not begin with spiffe://"))?;
+            .ok_or_else(|| malformed("it does not begin with spiffe://"))?;
         let mut parts = rest.split('/');
         let mut next = || {
             parts
                 .next()
-                .ok_or(malformed("it has fewer than five parts"))
+                .ok_or_else(|| malformed("it has fewer than five parts"))
         };
         let (trust_domain, ns, namespace, sa, account) =
             (next()?, next()?, next()?, next()?, next()?);
