@@ -23,7 +23,8 @@
 //!    each: [`Connection::capacity`], read at most that much from the app behind 9 free bytes, then
 //!    [`Connection::data_header`].
 //! 3. Always move [`Connection::control`] to the output **before** the next DATA frame (HEADERS of a
-//!    stream must precede its DATA).
+//!    stream must precede its DATA). While the output is full, leave it and read no more from the
+//!    tunnel: what waits in `control` is counted against a peer that does not read.
 //! 4. On an `Err` from `recv` or `on_time`: the GOAWAY is already in `control`; flush it, end every
 //!    stream of [`Connection::take_streams`], close the socket.
 //!
@@ -40,6 +41,7 @@ pub mod frame;
 pub mod hpack;
 pub mod limits;
 pub mod pool;
+mod reader;
 pub mod reason;
 pub mod settings;
 mod slab;

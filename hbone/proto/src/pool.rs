@@ -1,10 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which tunnel carries a new stream. One pool per worker; `W` is what the worker keeps for a waiting
-//! client connection (a token).
+//! Which tunnel carries a new stream. One pool per worker, so there are no locks; `W` is what the
+//! worker keeps for a waiting client connection (a token).
+//!
+//! ```text
+//!  acquire ─┬─ a tunnel with a free slot ─▶ Use
+//!           ├─ nobody dials ─────────────▶ Dial ─┬─ connected ─▶ waiters, as many as fit ─┬▶ all
+//!           └─ somebody dials ───────────▶ Wait ─┤                                        └▶ dial again
+//!                                                └─ dial_failed ─▶ all waiters, told so
+//! ```
+//! Somebody waits only while a dial is under way, so nobody waits for ever. A stream that ends frees
+//! its slot, also on a tunnel that once was full.
 
-use crate::Millis;
-use std::marker::PhantomData;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+use crate::time::Millis;
 
 /// Two streams may share a tunnel only if all of this is equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,14 +35,28 @@ pub type TunnelId = u64;
 /// Limits of the pool.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
-    /// Most streams on one tunnel, whatever the peer allows.
+    /// Most streams on one tunnel, whatever the peer allows. 100 as ztunnel: one lost tunnel should
+    /// not take more with it.
     pub max_streams: u32,
-    /// A tunnel without streams is released after this.
+    /// A tunnel without streams is released after this. 5 minutes as ztunnel.
     pub idle: Millis,
-    /// Tunnels kept; the longest idle one beyond it is released.
+    /// Tunnels kept; beyond it those idle for longest are released. A tunnel with streams never is.
+    /// Each costs the peer and us some 50 KiB; 2000 is a guess at a busy node's peers per worker.
     pub max_tunnels: usize,
-    /// Waiters for one key while it dials.
+    /// Waiters for one key while it dials: a dead peer must not collect all of a pod's sockets. With
+    /// a connect timeout of 10 s this allows 1600 connects a second to it.
     pub max_waiters: usize,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            max_streams: 100,
+            idle: Millis::seconds(300),
+            max_tunnels: 2000,
+            max_waiters: 16_384,
+        }
+    }
 }
 
 /// The answer to [`Pool::acquire`].
@@ -48,66 +72,262 @@ pub enum Acquire<W> {
     Full(W),
 }
 
+#[derive(Debug)]
+struct Group<W> {
+    /// Tunnels that take streams, the newest last.
+    tunnels: Vec<TunnelId>,
+    dialing: bool,
+    waiters: VecDeque<W>,
+}
+
+impl<W> Default for Group<W> {
+    fn default() -> Self {
+        Self {
+            tunnels: Vec::new(),
+            dialing: false,
+            waiters: VecDeque::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    key: PoolKey,
+    streams: u32,
+    limit: u32,
+    retired: bool,
+    idle_since: Option<Millis>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Pool<W> {
-    _w: PhantomData<W>,
+    config: PoolConfig,
+    groups: HashMap<PoolKey, Group<W>>,
+    tunnels: HashMap<TunnelId, Tunnel>,
+    /// Tunnels without streams, idle for longest first.
+    idle: BTreeSet<(Millis, TunnelId)>,
+    /// Retired tunnels without streams.
+    spent: Vec<TunnelId>,
 }
 
 impl<W> Pool<W> {
     /// An empty pool.
-    pub fn new(_config: PoolConfig) -> Self {
-        todo!()
+    pub fn new(config: PoolConfig) -> Self {
+        let (groups, tunnels) = (HashMap::new(), HashMap::new());
+        Self {
+            config,
+            groups,
+            tunnels,
+            idle: BTreeSet::new(),
+            spent: Vec::new(),
+        }
     }
+
     /// A new stream for `key`.
-    pub fn acquire(&mut self, _now: Millis, _key: &PoolKey, _waiter: W) -> Acquire<W> {
-        todo!()
+    pub fn acquire(&mut self, key: &PoolKey, waiter: W) -> Acquire<W> {
+        let group = self.groups.entry(*key).or_default();
+        for &id in group.tunnels.iter().rev() {
+            let Some(tunnel) = self.tunnels.get_mut(&id) else {
+                continue;
+            };
+            if tunnel.streams < tunnel.limit {
+                tunnel.streams += 1;
+                if let Some(since) = tunnel.idle_since.take() {
+                    self.idle.remove(&(since, id));
+                }
+                return Acquire::Use(id, waiter);
+            }
+        }
+        if group.waiters.len() >= self.config.max_waiters {
+            return Acquire::Full(waiter);
+        }
+        group.waiters.push_back(waiter);
+        if group.dialing {
+            return Acquire::Wait;
+        }
+        group.dialing = true;
+        Acquire::Dial
     }
-    /// The dial for `key` succeeded. Waiters that fit are pushed to `ready` (a slot taken for each).
-    /// True: more waiters remain, dial once more.
+
+    /// The dial for `key` succeeded. Waiters that fit are pushed to `ready`, a slot taken for each.
+    /// True: more remain, dial once more. `peer_max`: as [`Connection::max_streams`] says now.
+    ///
+    /// [`Connection::max_streams`]: crate::Connection::max_streams
     #[must_use]
     pub fn connected(
         &mut self,
-        _now: Millis,
-        _key: &PoolKey,
-        _tunnel: TunnelId,
-        _peer_max: u32,
-        _ready: &mut Vec<W>,
+        now: Millis,
+        key: &PoolKey,
+        id: TunnelId,
+        peer_max: u32,
+        ready: &mut Vec<W>,
     ) -> bool {
-        todo!()
+        let limit = limit(&self.config, peer_max);
+        let group = self.groups.entry(*key).or_default();
+        let fit = group.waiters.len().min(limit as usize);
+        ready.extend(group.waiters.drain(..fit));
+        group.tunnels.push(id);
+        group.dialing = !group.waiters.is_empty();
+        let again = group.dialing;
+        let idle_since = (fit == 0).then_some(now);
+        if idle_since.is_some() {
+            self.idle.insert((now, id));
+        }
+        let streams = fit as u32;
+        let tunnel = Tunnel {
+            key: *key,
+            streams,
+            limit,
+            retired: false,
+            idle_since,
+        };
+        self.tunnels.insert(id, tunnel);
+        again
     }
+
     /// The dial failed: everybody who waited for it.
-    pub fn dial_failed(&mut self, _key: &PoolKey) -> Vec<W> {
-        todo!()
-    }
-    /// The peer's SETTINGS changed how many streams a tunnel takes.
-    pub fn set_limit(&mut self, _tunnel: TunnelId, _peer_max: u32) {
-        todo!()
-    }
-    /// A stream ended (or could not be opened after all). If somebody waits for the key, the slot is
-    /// theirs: open their stream on this tunnel.
     #[must_use]
-    pub fn stream_ended(&mut self, _now: Millis, _tunnel: TunnelId) -> Option<W> {
-        todo!()
+    pub fn dial_failed(&mut self, key: &PoolKey) -> Vec<W> {
+        let Some(group) = self.groups.get_mut(key) else {
+            return Vec::new();
+        };
+        group.dialing = false;
+        let waiters = std::mem::take(&mut group.waiters).into();
+        self.forget_if_empty(key);
+        waiters
     }
-    /// GOAWAY, expiry or removal of a peer: never pick it again. Streams on it go on.
-    pub fn retire(&mut self, _tunnel: TunnelId) {
-        todo!()
+
+    /// The peer's SETTINGS changed how many streams a tunnel takes.
+    pub fn set_limit(&mut self, id: TunnelId, peer_max: u32) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            tunnel.limit = limit(&self.config, peer_max);
+        }
     }
+
+    /// A stream ended, or could not be opened after all. If somebody waits for the key, the slot is
+    /// theirs at once: open their stream on this tunnel.
+    #[must_use]
+    pub fn stream_ended(&mut self, now: Millis, id: TunnelId) -> Option<W> {
+        let tunnel = self.tunnels.get_mut(&id)?;
+        debug_assert!(tunnel.streams > 0, "more streams ended than began");
+        tunnel.streams = tunnel.streams.saturating_sub(1);
+        if !tunnel.retired
+            && tunnel.streams < tunnel.limit
+            && let Some(group) = self.groups.get_mut(&tunnel.key)
+            && let Some(waiter) = group.waiters.pop_front()
+        {
+            tunnel.streams += 1;
+            return Some(waiter);
+        }
+        if tunnel.streams == 0 && tunnel.retired {
+            self.spent.push(id);
+        } else if tunnel.streams == 0 {
+            tunnel.idle_since = Some(now);
+            self.idle.insert((now, id));
+        }
+        None
+    }
+
+    /// Never pick this tunnel again (GOAWAY, ids used up, a peer removed). Its streams go on; without
+    /// any it is released by the next [`Pool::expire`].
+    pub fn retire(&mut self, id: TunnelId) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut tunnel.retired, true) {
+            return;
+        }
+        if let Some(since) = tunnel.idle_since.take() {
+            self.idle.remove(&(since, id));
+            self.spent.push(id);
+        }
+        let key = tunnel.key;
+        self.leave_group(&key, id);
+    }
+
     /// The tunnel is closed: forget it with all its streams.
-    pub fn remove(&mut self, _tunnel: TunnelId) {
-        todo!()
+    pub fn remove(&mut self, id: TunnelId) {
+        let Some(tunnel) = self.tunnels.remove(&id) else {
+            return;
+        };
+        if let Some(since) = tunnel.idle_since {
+            self.idle.remove(&(since, id));
+        }
+        self.spent.retain(|&other| other != id);
+        self.leave_group(&tunnel.key, id);
     }
-    /// Tunnels to close now: idle too long, or beyond the cap. They are forgotten.
-    pub fn expire(&mut self, _now: Millis, _released: &mut Vec<TunnelId>) {
-        todo!()
+
+    /// Tunnels to close now: retired, idle for too long, or the oldest idle beyond the cap. They are
+    /// forgotten here.
+    pub fn expire(&mut self, now: Millis, released: &mut Vec<TunnelId>) {
+        for id in std::mem::take(&mut self.spent) {
+            released.push(id);
+            self.remove(id);
+        }
+        while let Some(&(since, id)) = self.idle.first() {
+            let expired = since + self.config.idle <= now;
+            if !expired && self.tunnels.len() <= self.config.max_tunnels {
+                break;
+            }
+            released.push(id);
+            self.remove(id);
+        }
     }
-    /// When `expire` next has something to do.
+
+    /// When [`Pool::expire`] next has something to do; may be past.
     pub fn next_deadline(&self) -> Option<Millis> {
-        todo!()
+        if !self.spent.is_empty() {
+            return Some(Millis(0));
+        }
+        let &(since, _) = self.idle.first()?;
+        let over = self.tunnels.len() > self.config.max_tunnels;
+        Some(if over {
+            since
+        } else {
+            since + self.config.idle
+        })
     }
-    /// Tunnels whose key matches, to retire or close (a peer or a workload was removed).
-    pub fn matching(&self, _matches: impl Fn(&PoolKey) -> bool) -> Vec<TunnelId> {
-        todo!()
+
+    /// Tunnels whose key matches, to retire or close: a peer or a workload was removed.
+    pub fn matching(&self, matches: impl Fn(&PoolKey) -> bool) -> Vec<TunnelId> {
+        self.tunnels
+            .iter()
+            .filter(|(_, t)| matches(&t.key))
+            .map(|(&id, _)| id)
+            .collect()
+    }
+
+    /// Live tunnels, retired ones included.
+    pub fn len(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    /// No tunnel is alive.
+    pub fn is_empty(&self) -> bool {
+        self.tunnels.is_empty()
+    }
+
+    fn leave_group(&mut self, key: &PoolKey, id: TunnelId) {
+        if let Some(group) = self.groups.get_mut(key) {
+            group.tunnels.retain(|&other| other != id);
+        }
+        self.forget_if_empty(key);
+    }
+
+    fn forget_if_empty(&mut self, key: &PoolKey) {
+        let empty = |g: &Group<W>| g.tunnels.is_empty() && !g.dialing && g.waiters.is_empty();
+        if self.groups.get(key).is_some_and(empty) {
+            self.groups.remove(key);
+        }
     }
 }
+
+/// At least 1: a peer that allows none would be dialled for ever.
+fn limit(config: &PoolConfig, peer_max: u32) -> u32 {
+    config.max_streams.min(peer_max).max(1)
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

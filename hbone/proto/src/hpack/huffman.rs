@@ -169,7 +169,7 @@ mod tests {
             let code = (CODE.first[length] >> (32 - length)) + rank as u64;
             bits.push_str(&format!("{code:0length$b}"));
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let packed: Vec<u8> = (0..bits.len() / 8)

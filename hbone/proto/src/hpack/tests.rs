@@ -25,7 +25,10 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Fields, HpackError> {
     Ok(fields)
 }
 
-fn story(table: usize, blocks: &[(&str, &[(&str, &str)], usize)]) {
+/// A block, the fields it must give, and the size of the table after it.
+type Step<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
+
+fn story(table: usize, blocks: &[Step<'_>]) {
     let mut decoder = Decoder::new(table);
     for (block, expected, size) in blocks {
         let got = decode(&mut decoder, &hex(block)).unwrap();
@@ -233,8 +236,8 @@ fn broken_blocks_have_their_names() {
 #[test]
 fn a_bomb_is_counted_and_not_stored() {
     let mut decoder = Decoder::new(4096);
-    let mut block = vec![0x40, 1, b'a', 0x7f, 0x80 + (3873 - 127 & 0x7f) as u8];
-    block.push((3873usize - 127 >> 7) as u8);
+    let mut block = vec![0x40, 1, b'a', 0x7f, 0x80 + ((3873 - 127) & 0x7f) as u8];
+    block.push(((3873usize - 127) >> 7) as u8);
     block.extend(std::iter::repeat_n(b'x', 3873));
     block.extend(std::iter::repeat_n(0xbe, 10_000));
     let mut given = 0;
