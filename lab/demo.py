@@ -223,13 +223,9 @@ def _figures(screen: Screen, cluster: Cluster, effort: tuple[int, int]) -> None:
     ]
     for line in format_table(["", "NO MESH", "TUNNEL", "RATIO"], rows):
         screen.say(f"    {line}")
-    screen.say(
-        f"    Medians of {rounds} rounds of {seconds} s, both sides alternating, all processes on "
-        "both nodes on"
-    )
-    screen.say(
-        "    this one machine; congestion control reno on both sides, no encryption without mesh."
-    )
+    screen.say(f"    Medians of {rounds} rounds of {seconds} s, both sides alternating, on one")
+    screen.say("    machine for both nodes and the load. Congestion control: reno. The mesh's side")
+    screen.say("    is encrypted and has an identity proven at each end, the other has neither.")
 
 
 def _number(figure: Figure, value: float) -> str:
@@ -266,7 +262,7 @@ def _what_next(screen: Screen, cluster: Cluster, *, kept: bool) -> None:
         f"{command} certificates --node {two}",
         f"{command} lab exec{lab} shop/client -- curl -s http://10.96.0.10/whoami",
         f"bpftool map dump pinned {pinned}",
-        f"ip netns exec {spec.node_netns(one)} curl -s http://127.0.0.1:15020/metrics | grep istio_",
+        f"ip netns exec {spec.node_netns(one)} curl -s http://127.0.0.1:15020/metrics",
         f"$EDITOR {cluster.mesh_file}     # the agents follow",
         f"tail -f {cluster.log(f'agent-{one}')}",
         f"{command} lab down{lab}     # removes everything",
