@@ -2,6 +2,7 @@
 """The authority process, from files to an open port; reads top to bottom as the boot sequence."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -68,10 +69,11 @@ async def run(
         authority, hosts=config.names, lifetime=config.max_lifetime, clock=clock
     )
     server = CaServer(service, certificate)
-    port = await server.start(config.host, config.port)
-    try:
+    async with contextlib.AsyncExitStack() as at_end:
         if config.metrics is not None:
-            metrics.serve(*config.metrics)
+            at_end.callback(metrics.serve(*config.metrics))
+        port = await server.start(config.host, config.port)
+        at_end.push_async_callback(server.stop, grace_seconds=GRACE_SECONDS)
         fields = {"address": config.host, "port": port, "trust_domain": config.trust_domain}
         log.info("the certificate authority listens", extra={"fields": fields})
         if on_listening is not None:
@@ -80,8 +82,6 @@ async def run(
             await asyncio.sleep(RELOAD_SECONDS)
             if authority.reload(now=clock()):
                 _publish(config, authority, metrics)
-    finally:
-        await server.stop(grace_seconds=GRACE_SECONDS)
 
 
 def ensure_token(path: Path) -> Path:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the authority: the doorway to ``prometheus_client`` on this side."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from control.ca.errors import Refusal
+from control.ca.errors import AuthorityError, Refusal
 
 __all__ = ["CaMetrics"]
 
@@ -44,6 +45,18 @@ class CaMetrics:
         """Note when the chain in force runs out."""
         self._expiry.set(when.timestamp())
 
-    def serve(self, host: str, port: int) -> None:
-        """Answer GET /metrics in a daemon thread, until the process ends. OSError if taken."""
-        start_http_server(port, host, registry=self.registry)
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Answer GET /metrics in a thread; returns what ends it. AuthorityError if it cannot."""
+        try:
+            server, thread = start_http_server(port, host, registry=self.registry)
+        except OSError as error:
+            raise AuthorityError(
+                f"cannot serve metrics on {host} port {port}: {error.strerror}"
+            ) from error
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
