@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Settings of the core and the limits it works within.
+
+use std::time::Duration;
+
+/// What a caller may choose. The defaults are those of the Python surface.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads; 0 is one per core.
+    pub workers: usize,
+    /// Where agents listen for tunnels, on every address of a pod.
+    pub hbone_port: u16,
+    /// TCP_CONGESTION of every socket of the core; empty leaves the namespace's own.
+    pub congestion_control: String,
+    /// Events that wait at most; more are dropped and counted.
+    pub max_events: usize,
+    /// One side has closed: how long the other may stay silent.
+    pub half_close_idle: Duration,
+    /// How long a tunnel without streams stays open.
+    pub pool_idle: Duration,
+    /// For TCP, TLS and the dial of an application, each.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            hbone_port: 15008,
+            congestion_control: String::new(),
+            max_events: 65_536,
+            half_close_idle: Duration::from_secs(300),
+            pool_idle: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Deadlines are looked at this often while there are any; none needs to be finer.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// Accepts per listener and wake, so that a storm of new connections cannot starve the open ones.
+/// A guess; listeners are level-triggered, so what is left comes in the next wake.
+pub(crate) const ACCEPTS_PER_WAKE: usize = 64;
+
+/// Handshakes that one worker has half-open at most: an unauthenticated client costs a rustls
+/// state of some 30 KiB, so this bounds what strangers can hold to 15 MiB a worker.
+pub(crate) const MAX_HALF_OPEN: usize = 512;
+
+/// Streams that one tunnel carries before another one is dialled for the same key; ztunnel's
+/// number (POOL_MAX_STREAMS_PER_CONNECTION).
+pub(crate) const STREAMS_PER_TUNNEL: usize = 100;
+
+/// Connections of one pool key that may wait for a tunnel that is being dialled.
+pub(crate) const MAX_WAITING: usize = 65_536;
+
+/// TCP keepalive of sockets to other nodes and to captured applications; ztunnel's number.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(180);
+
+/// Stop reading applications while a tunnel has this much sealed and unsent.
+pub(crate) const UNSENT_HIGH: usize = 256 * 1024;
+
+/// Turns that one socket gets in one wake before the others have theirs.
+pub(crate) const ROUNDS_PER_WAKE: usize = 2;
+
+/// Records that one read of an application may fill.
+pub(crate) const RECORDS_PER_READ: usize = 16;
+
+/// What one read of a tunnel may bring.
+pub(crate) const RECEIVE_BYTES: usize = 256 * 1024;
+
+/// Bytes that applications of one worker have not taken yet. Up to here a stalled stream does not
+/// hold back the window of its tunnel, so that four of them (4 MiB each in a window of 16 MiB) do
+/// not stop the rest; beyond, back-pressure reaches the whole tunnel and memory stays bounded.
+pub(crate) const PENDING_SOFT_LIMIT: usize = 64 << 20;
+
+/// Unsent buffers that one worker may hold (each up to 576 KiB); beyond, applications wait.
+pub(crate) const MAX_OUTBOXES: usize = 256;
+
+/// Tunnels of one worker that its pool knows at most; the longest idle one goes first. ztunnel
+/// keeps 500 for each pod.
+pub(crate) const MAX_POOLED: usize = 2_000;

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What other threads put into a worker's queue.
+
+use crate::counters::{ConnectionInfo, Counters, Stats, TunnelInfo};
+use crate::model::{Peer, Workload};
+use hbone_sys::flow::FlowRecord;
+use hbone_tls::Svid;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+pub(crate) enum Message {
+    PutSvid(Arc<str>, Svid),
+    RemoveSvid(Arc<str>),
+    PutWorkload(Arc<Workload>),
+    /// Follows PutWorkload on the workers that accept for it.
+    Listen(u32, Vec<(ListenerKind, OwnedFd)>),
+    RemoveWorkload(u32, Duration),
+    PutPeers(Arc<[Arc<Peer>]>),
+    RemovePeers(Arc<[u32]>),
+    PutServices(Arc<[(u32, Box<str>)]>),
+    Counters(Sender<Counters>),
+    ForgetCounters(Arc<[u32]>),
+    Connections(Sender<Vec<ConnectionInfo>>),
+    Tunnels(Sender<Vec<TunnelInfo>>),
+    Stats(Sender<Stats>),
+    /// Answered when nothing is open any more.
+    Drain(Duration, Sender<()>),
+    Stop,
+    /// A captured connection whose pool key is this worker's.
+    Captured(Box<Captured>),
+    /// A peer's connection, accepted by a worker that gives this one its turn.
+    Accepted(Box<Accepted>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListenerKind {
+    Capture,
+    Inbound,
+}
+
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub fd: OwnedFd,
+    pub workload_id: u32,
+    pub source: SocketAddr,
+    pub record: FlowRecord,
+    pub accepted: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub fd: OwnedFd,
+    pub workload_id: u32,
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ends: of streams, of tunnels; and what is counted and told about them.
+
+use super::Worker;
+use super::stream::{About, Phase, Stream};
+use super::token::Token;
+use super::tunnel::{State, Tunnel};
+use super::tunnel_io::Lost;
+use crate::counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo};
+use crate::event::{Event, EventKind};
+use crate::model::Direction;
+use crate::slab::Handle;
+use hbone_proto::{ErrorCode, Reason};
+use hbone_sys::socket;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Worker {
+    /// Closes a connection: in order for `Reason::None`, else with RST to the application and
+    /// RST_STREAM to the peer.
+    pub(super) fn end_stream(&mut self, handle: Handle, reason: Reason) {
+        let Some(stream) = self.streams.remove(handle) else {
+            return;
+        };
+        self.pending_bytes -= stream.pending_len();
+        if reason != Reason::None {
+            socket::set_abort_on_close(&stream.fd);
+        }
+        self.count_ended(&stream, reason);
+        let carrier = stream.carrier;
+        drop(stream);
+        let Some((tunnel_handle, key)) = carrier else {
+            return;
+        };
+        let Some(tunnel) = self.tunnels.get_mut(tunnel_handle) else {
+            return;
+        };
+        let direction = tunnel.direction;
+        if let Some(open) = tunnel.open_mut()
+            && open.h2.is_live(key)
+        {
+            open.h2.reset(key, ErrorCode::CANCEL);
+        }
+        self.mark_dirty(tunnel_handle);
+        if direction == Direction::Outbound {
+            let id = Token::Tunnel(tunnel_handle).encode();
+            if let Some(waiter) = self.pool.stream_ended(self.millis(), id) {
+                self.open_on(id, waiter);
+            }
+        }
+    }
+
+    /// Closes a tunnel; its applications hear of it at once.
+    pub(super) fn close_tunnel(&mut self, handle: Handle, (reason, detail): Lost) {
+        self.say_goodbye(handle, reason);
+        let Some(mut tunnel) = self.tunnels.remove(handle) else {
+            return;
+        };
+        tunnel.outbox.discard(&mut self.buffers);
+        let id = Token::Tunnel(handle).encode();
+        match std::mem::replace(&mut tunnel.state, State::Closed) {
+            State::Open(mut open) => {
+                self.pool.remove(id);
+                let reached = if reason == Reason::None {
+                    Reason::TunnelLost
+                } else {
+                    reason
+                };
+                for (_, user) in open.h2.take_streams() {
+                    if let Token::Stream(stream) = Token::decode(user) {
+                        self.end_stream(stream, reached);
+                    }
+                }
+                self.tell_tunnel(
+                    EventKind::TunnelClosed,
+                    &tunnel,
+                    &open.peer_identity,
+                    reason,
+                    detail,
+                );
+            }
+            _ if tunnel.direction == Direction::Outbound => {
+                let reason = handshake_reason(reason);
+                if let Some(key) = tunnel.key {
+                    self.dial_failed(&key, reason, &detail);
+                }
+            }
+            _ => {
+                self.half_open -= 1;
+                let reason = handshake_reason(reason);
+                *self
+                    .stats
+                    .handshakes_failed
+                    .entry(reason.number())
+                    .or_default() += 1;
+                let nobody: Arc<str> = "".into();
+                self.tell_tunnel(EventKind::HandshakeFailed, &tunnel, &nobody, reason, detail);
+            }
+        }
+    }
+
+    /// GOAWAY, an alert or close_notify, as far as the socket takes it at once.
+    fn say_goodbye(&mut self, handle: Handle, reason: Reason) {
+        let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            return;
+        };
+        if let State::Open(open) = &mut tunnel.state
+            && reason == Reason::None
+        {
+            open.session.close();
+        }
+        if !tunnel.hung_up {
+            let _ = self.send_out(handle);
+        }
+    }
+
+    pub(super) fn tunnel_opened(&mut self, handle: Handle) {
+        self.stats.handshakes += 1;
+        self.stats.tunnels_opened += 1;
+        let tunnel = &self.tunnels[handle];
+        let identity = tunnel
+            .open_ref()
+            .map_or("".into(), |open| open.peer_identity.clone());
+        let direction = tunnel.direction;
+        if direction == Direction::Inbound {
+            self.half_open -= 1;
+            let tunnel = &mut self.tunnels[handle];
+            // The address claims a workload; the certificate has to agree before we say so.
+            let agrees = self.peers.get(&tunnel.peer_workload).is_some_and(|known| {
+                known
+                    .peer
+                    .expected
+                    .ids()
+                    .iter()
+                    .any(|id| id.as_str() == &*identity)
+            });
+            if !agrees {
+                tunnel.peer_workload = 0;
+            }
+        }
+        let mut event = tunnel_event(EventKind::TunnelOpened, &self.tunnels[handle], &identity);
+        event.duration_us = micros(self.tunnels[handle].opened, self.now);
+        self.events.push(event);
+        if direction == Direction::Outbound {
+            self.tunnel_connected(handle);
+        }
+        self.mark_dirty(handle);
+    }
+
+    fn tell_tunnel(
+        &mut self,
+        kind: EventKind,
+        tunnel: &Tunnel,
+        identity: &Arc<str>,
+        reason: Reason,
+        detail: String,
+    ) {
+        let mut event = tunnel_event(kind, tunnel, identity);
+        event.duration_us = micros(tunnel.opened, self.now);
+        event.reason = reason.number();
+        event.detail = detail;
+        self.events.push(event);
+    }
+
+    pub(super) fn count_opened(&mut self, handle: Handle) {
+        let key = counter_key(&self.streams[handle].about);
+        self.counters.entry(key).or_default().opened += 1;
+    }
+
+    fn count_ended(&mut self, stream: &Stream, reason: Reason) {
+        let counter = self.counters.entry(counter_key(&stream.about)).or_default();
+        counter.bytes_sent += stream.bytes_sent;
+        counter.bytes_received += stream.bytes_received;
+        if stream.phase == Phase::Open {
+            counter.closed += 1;
+        }
+        if reason != Reason::None {
+            *counter.failed.entry(reason.number()).or_default() += 1;
+        }
+        let mut event = connection_event(&stream.about, reason);
+        event.bytes_sent = stream.bytes_sent;
+        event.bytes_received = stream.bytes_received;
+        event.duration_us = micros(stream.began, self.now);
+        event.connect_us = stream.connect_us;
+        self.events.push(event);
+    }
+
+    /// A CONNECT that never became a connection.
+    pub(super) fn count_refused(&mut self, about: &About, reason: Reason) {
+        let counter = self.counters.entry(counter_key(about)).or_default();
+        *counter.failed.entry(reason.number()).or_default() += 1;
+        self.events.push(connection_event(about, reason));
+    }
+
+    /// The protocol core answered it before we saw it.
+    pub(super) fn request_refused(&mut self, tunnel: Handle, reason: Reason) {
+        let tunnel = &self.tunnels[tunnel];
+        let about = About {
+            direction: Direction::Inbound,
+            workload: tunnel.workload.clone(),
+            peer_workload: tunnel.peer_workload,
+            service: 0,
+            source: tunnel.remote,
+            destination: tunnel.local,
+            original: None,
+            hbone: Some(tunnel.local),
+            peer_identity: tunnel.open_ref().map(|open| open.peer_identity.clone()),
+            trace_id: 0,
+        };
+        self.count_refused(&about, reason);
+    }
+
+    /// Totals, with what open connections have carried so far.
+    pub(super) fn snapshot_counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        for (_, stream) in self.streams.iter() {
+            let counter: &mut Counter = counters.entry(counter_key(&stream.about)).or_default();
+            counter.bytes_sent += stream.bytes_sent;
+            counter.bytes_received += stream.bytes_received;
+        }
+        counters
+    }
+
+    pub(super) fn snapshot_connections(&self) -> Vec<ConnectionInfo> {
+        let open = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.phase == Phase::Open);
+        open.map(|(_, stream)| ConnectionInfo {
+            direction: stream.about.direction,
+            workload_id: stream.about.workload.id,
+            peer_workload_id: stream.about.peer_workload,
+            service_id: stream.about.service,
+            source: stream.about.source,
+            destination: stream.about.destination,
+            original_destination: stream.about.original,
+            source_identity: stream.about.source_identity(),
+            destination_identity: stream.about.destination_identity(),
+            bytes_sent: stream.bytes_sent,
+            bytes_received: stream.bytes_received,
+            age_us: micros(stream.began, self.now),
+            connect_us: stream.connect_us,
+        })
+        .collect()
+    }
+
+    pub(super) fn snapshot_tunnels(&self) -> Vec<TunnelInfo> {
+        let open = self
+            .tunnels
+            .iter()
+            .filter_map(|(_, t)| t.open_ref().map(|open| (t, open)));
+        open.map(|(tunnel, open)| TunnelInfo {
+            direction: tunnel.direction,
+            workload_id: tunnel.workload.id,
+            local: tunnel.local,
+            remote: tunnel.remote,
+            peer_identity: open.peer_identity.clone(),
+            streams: open.h2.streams(),
+            age_us: micros(tunnel.opened, self.now),
+            worker: self.index,
+        })
+        .collect()
+    }
+
+    pub(super) fn snapshot_stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        stats.connections = self.streams.len();
+        stats.tunnels = self
+            .tunnels
+            .iter()
+            .filter(|(_, t)| t.open_ref().is_some())
+            .count();
+        stats.buffers_bytes = self.buffers.bytes() + self.receive.len() + self.pending_bytes;
+        stats
+    }
+}
+
+fn counter_key(about: &About) -> CounterKey {
+    CounterKey {
+        direction: about.direction,
+        workload_id: about.workload.id,
+        peer_workload_id: about.peer_workload,
+        service_id: about.service,
+    }
+}
+
+fn connection_event(about: &About, reason: Reason) -> Event {
+    Event {
+        direction: Some(about.direction),
+        workload_id: about.workload.id,
+        peer_workload_id: about.peer_workload,
+        service_id: about.service,
+        source: Some(about.source),
+        destination: Some(about.destination),
+        original_destination: about.original,
+        hbone_address: about.hbone,
+        source_identity: about.source_identity(),
+        destination_identity: about.destination_identity(),
+        reason: reason.number(),
+        trace_id: (about.trace_id != 0).then(|| about.trace_id.to_be_bytes()),
+        ..Event::new(EventKind::ConnectionClosed)
+    }
+}
+
+fn tunnel_event(kind: EventKind, tunnel: &Tunnel, identity: &Arc<str>) -> Event {
+    let known = (!identity.is_empty()).then(|| identity.clone());
+    let mut event = Event::new(kind);
+    event.direction = Some(tunnel.direction);
+    event.workload_id = tunnel.workload.id;
+    event.peer_workload_id = tunnel.peer_workload;
+    let own = Some(tunnel.workload.identity.clone());
+    match tunnel.direction {
+        Direction::Outbound => {
+            (event.source, event.destination) = (Some(tunnel.local), Some(tunnel.remote));
+            (event.source_identity, event.destination_identity) = (own, known);
+            event.hbone_address = Some(tunnel.remote);
+        }
+        Direction::Inbound => {
+            (event.source, event.destination) = (Some(tunnel.remote), Some(tunnel.local));
+            (event.source_identity, event.destination_identity) = (known, own);
+            event.hbone_address = Some(tunnel.local);
+        }
+    }
+    event
+}
+
+/// A connection that breaks before its handshake is done has failed to shake hands.
+fn handshake_reason(reason: Reason) -> Reason {
+    match reason {
+        Reason::None | Reason::TunnelLost => Reason::TlsHandshakeFailed,
+        reason => reason,
+    }
+}
+
+fn micros(since: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(since).as_micros() as u64
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the protocol core says about a record, turned into deeds.
+
+use super::Worker;
+use super::stream::Phase;
+use super::token::Token;
+use crate::slab::Handle;
+use hbone_proto::{ConnectResponse, ErrorCode, Event, Reason};
+use std::ops::Range;
+
+impl Worker {
+    /// In the order in which things happened. `base` is where the record's content begins in the
+    /// receive buffer: DATA stays there until it is delivered.
+    pub(super) fn take_arrivals(&mut self, tunnel: Handle, base: usize) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        for event in arrivals.drain(..) {
+            self.take_arrival(tunnel, base, event);
+        }
+        self.arrivals = arrivals;
+    }
+
+    fn take_arrival(&mut self, tunnel: Handle, base: usize, event: Event) {
+        match event {
+            Event::Data {
+                user, range, end, ..
+            } => {
+                let range = Range {
+                    start: base + range.start,
+                    end: base + range.end,
+                };
+                if let Some(stream) = stream_of(user) {
+                    self.arrived(stream, range, end);
+                }
+            }
+            Event::Opened {
+                stream,
+                request,
+                end,
+            } => {
+                self.requested(tunnel, stream, &request, end);
+            }
+            Event::Response {
+                user,
+                response,
+                end,
+                ..
+            } => {
+                if let Some(stream) = stream_of(user) {
+                    self.answered(stream, &response, end);
+                }
+            }
+            Event::Reset {
+                user,
+                code,
+                unprocessed,
+                ..
+            } => {
+                if let Some(stream) = stream_of(user) {
+                    self.stream_reset(stream, code, unprocessed);
+                }
+            }
+            Event::Refused { reason, .. } => self.request_refused(tunnel, reason),
+            Event::GoAway { .. } => self.pool.retire(Token::Tunnel(tunnel).encode()),
+            Event::SettingsChanged => {
+                if let Some(open) = self.tunnels[tunnel].open_ref() {
+                    let streams = open.h2.max_streams();
+                    self.pool.set_limit(Token::Tunnel(tunnel).encode(), streams);
+                }
+            }
+        }
+    }
+
+    /// The far agent's answer to our CONNECT.
+    fn answered(&mut self, handle: Handle, response: &ConnectResponse, end: bool) {
+        let Some(stream) = self.streams.get_mut(handle) else {
+            return;
+        };
+        if stream.phase != Phase::Requested {
+            return;
+        }
+        if response.status / 100 != 2 {
+            return self.end_stream(handle, Reason::from_status(response.status));
+        }
+        stream.phase = Phase::Open;
+        stream.deadline = None;
+        stream.connect_us = (self.now - stream.began).as_micros() as u64;
+        self.count_opened(handle);
+        if end {
+            self.arrived(handle, 0..0, true);
+        }
+        self.pump(handle);
+    }
+
+    fn stream_reset(&mut self, handle: Handle, code: ErrorCode, unprocessed: bool) {
+        let Some(stream) = self.streams.get_mut(handle) else {
+            return;
+        };
+        let again = unprocessed && stream.phase == Phase::Requested && !stream.retried;
+        if !again {
+            let reason = match Reason::from_reset(code) {
+                // An order to forget the stream; bytes may be missing, so the application must
+                // not take it for the end.
+                Reason::None => Reason::StreamReset,
+                reason => reason,
+            };
+            return self.end_stream(handle, reason);
+        }
+        // The peer did nothing with it (RFC 9113 section 8.7): another tunnel may carry it.
+        stream.retried = true;
+        stream.phase = Phase::Waiting;
+        stream.deadline = None;
+        if let Some((tunnel, _)) = stream.carrier.take() {
+            let id = Token::Tunnel(tunnel).encode();
+            self.retire(id);
+            if let Some(waiter) = self.pool.stream_ended(self.millis(), id) {
+                self.open_on(id, waiter);
+            }
+        }
+        self.acquire(handle);
+    }
+}
+
+fn stream_of(user: u64) -> Option<Handle> {
+    match Token::decode(user) {
+        Token::Stream(handle) => Some(handle),
+        _ => None,
+    }
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The sockets of tunnels: connect, handshake, records in, records out.
+
+use super::outbox::Outbox;
+use super::tunnel::{Open, State, Tunnel};
+use super::{Worker, is_hang_up};
+use crate::config::{RECORDS_PER_READ, ROUNDS_PER_WAKE, UNSENT_HIGH};
+use crate::model::Direction;
+use crate::slab::Handle;
+use hbone_proto::{Config as H2Config, Connection, Millis, Reason, Role};
+use hbone_sys::poll::EventFlags;
+use hbone_sys::{Errno, socket};
+use hbone_tls::{HEADER_LEN, Handshake, Opened, RecordError, record_body_len};
+use std::sync::Arc;
+
+/// Why a tunnel must be closed, and what to tell the person on call.
+pub(super) type Lost = (Reason, String);
+
+impl Worker {
+    pub(super) fn tunnel_event(&mut self, handle: Handle, flags: EventFlags) {
+        let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            return;
+        };
+        tunnel.hung_up |= is_hang_up(flags);
+        tunnel.readable |= tunnel.hung_up || flags.contains(EventFlags::IN);
+        tunnel.writable |= flags.contains(EventFlags::OUT);
+        self.tunnel_turn(handle);
+    }
+
+    /// Does what readiness allows, within a budget; also the turn that was put off.
+    pub(super) fn tunnel_turn(&mut self, handle: Handle) {
+        let Some(tunnel) = self.tunnels.get(handle) else {
+            return;
+        };
+        if matches!(tunnel.state, State::Connecting(..))
+            && (tunnel.writable || tunnel.hung_up)
+            && let Err(lost) = self.tcp_connected(handle)
+        {
+            return self.close_tunnel(handle, lost);
+        }
+        self.mark_dirty(handle);
+        for _ in 0..ROUNDS_PER_WAKE {
+            if !self
+                .tunnels
+                .get(handle)
+                .is_some_and(|tunnel| tunnel.readable)
+            {
+                return;
+            }
+            let mut buffer = std::mem::take(&mut self.receive);
+            let outcome = self.read_tunnel(handle, &mut buffer);
+            self.receive = buffer;
+            if let Err(lost) = outcome {
+                return self.close_tunnel(handle, lost);
+            }
+        }
+        self.turn_again(handle);
+    }
+
+    fn tcp_connected(&mut self, handle: Handle) -> Result<(), Lost> {
+        let tunnel = &mut self.tunnels[handle];
+        socket::take_error(&tunnel.fd).map_err(|error| match error {
+            Errno::TIMEDOUT => (Reason::UpstreamConnectTimeout, error.to_string()),
+            _ => (Reason::UpstreamConnectFailed, error.to_string()),
+        })?;
+        let State::Connecting(svid, expected) = std::mem::replace(&mut tunnel.state, State::Closed)
+        else {
+            return Ok(());
+        };
+        let failed = |error: hbone_tls::HandshakeError| (tls_reason(&error), error.to_string());
+        let mut handshake = Handshake::client(&svid, &expected).map_err(failed)?;
+        let mut hello = Vec::new();
+        handshake.step(&mut [], &mut hello).map_err(failed)?;
+        tunnel.outbox.put_raw(&mut self.buffers, &hello);
+        tunnel.state = State::Handshaking(Box::new(handshake));
+        tunnel.deadline = Some(self.now + self.config.connect_timeout);
+        Ok(())
+    }
+
+    /// One read, everything that came with it, and its delivery to the applications.
+    fn read_tunnel(&mut self, handle: Handle, buffer: &mut [u8]) -> Result<(), Lost> {
+        let tunnel = &mut self.tunnels[handle];
+        let kept = tunnel.tail.len();
+        let room = &mut buffer[kept..];
+        let asked = room.len();
+        let count = match socket::receive(&tunnel.fd, room) {
+            Ok(0) => return Err((Reason::TunnelLost, "the peer closed the connection".into())),
+            Ok(count) => count,
+            Err(Errno::AGAIN) => {
+                tunnel.readable = false;
+                return Ok(());
+            }
+            Err(error) => return Err((Reason::TunnelLost, error.to_string())),
+        };
+        if count < asked && !tunnel.hung_up {
+            tunnel.readable = false;
+        }
+        buffer[..kept].copy_from_slice(&tunnel.tail);
+        tunnel.tail.clear();
+        let end = kept + count;
+        let outcome = self.take_in(handle, &mut buffer[..end]);
+        self.deliver(buffer);
+        let used = outcome?;
+        if let Some(tunnel) = self.tunnels.get_mut(handle) {
+            if used < end {
+                tunnel.tail.extend_from_slice(&buffer[used..end]);
+            } else if !tunnel.readable {
+                // An idle tunnel holds no memory for what may come.
+                tunnel.tail = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes as much as is whole; returns how much.
+    fn take_in(&mut self, handle: Handle, bytes: &mut [u8]) -> Result<usize, Lost> {
+        let mut used = 0;
+        if let State::Handshaking(_) = self.tunnels[handle].state {
+            used = self.shake_hands(handle, bytes)?;
+        }
+        while let Some(header) = bytes[used..].first_chunk::<HEADER_LEN>().copied() {
+            let Some(Tunnel {
+                state: State::Open(open),
+                ..
+            }) = self.tunnels.get_mut(handle)
+            else {
+                break;
+            };
+            let length = record_body_len(header).map_err(record_lost)?;
+            let start = used + HEADER_LEN;
+            let Some(body) = bytes.get_mut(start..start + length) else {
+                break;
+            };
+            used = start + length;
+            match open.session.open(header, body) {
+                Ok(Opened::Data(count)) => {
+                    let now = Millis((self.now - self.started).as_millis() as u64);
+                    let outcome = open.h2.recv(now, &body[..count], &mut self.arrivals);
+                    self.take_arrivals(handle, start);
+                    outcome.map_err(|error| (Reason::from(&error), error.to_string()))?;
+                }
+                Ok(Opened::Control) => {}
+                Ok(Opened::Close) => {
+                    return Err((Reason::TunnelLost, "the peer ended the TLS session".into()));
+                }
+                Err(error) => return Err(record_lost(error)),
+            }
+        }
+        Ok(used)
+    }
+
+    fn shake_hands(&mut self, handle: Handle, bytes: &mut [u8]) -> Result<usize, Lost> {
+        let tunnel = &mut self.tunnels[handle];
+        let State::Handshaking(handshake) = &mut tunnel.state else {
+            return Ok(0);
+        };
+        let mut out = Vec::new();
+        let step = handshake.step(bytes, &mut out);
+        if !out.is_empty() {
+            // On an error these bytes are the alert; closing flushes them.
+            tunnel.outbox.put_raw(&mut self.buffers, &out);
+        }
+        let failed = |error: hbone_tls::HandshakeError| (tls_reason(&error), error.to_string());
+        let step = step.map_err(failed)?;
+        if step.done {
+            let State::Handshaking(handshake) = std::mem::replace(&mut tunnel.state, State::Closed)
+            else {
+                return Ok(step.consumed);
+            };
+            let session = handshake.finish().map_err(failed)?;
+            let (role, mut config) = match tunnel.direction {
+                Direction::Outbound => (Role::Client, H2Config::client()),
+                Direction::Inbound => (Role::Server, H2Config::server()),
+            };
+            // A read may fill several records, each with a frame that fits; see Outbox::fill.
+            config.max_send *= RECORDS_PER_READ;
+            let peer_identity: Arc<str> = session.peer().as_str().into();
+            let now = Millis((self.now - self.started).as_millis() as u64);
+            let h2 = Connection::new(role, config, now);
+            tunnel.state = State::Open(Box::new(Open {
+                session,
+                h2,
+                peer_identity,
+            }));
+            tunnel.deadline = None;
+            self.tunnel_opened(handle);
+        }
+        Ok(step.consumed)
+    }
+
+    pub(super) fn flush_dirty(&mut self) {
+        while let Some(handle) = self.dirty.pop() {
+            if let Err(lost) = self.flush_tunnel(handle) {
+                self.close_tunnel(handle, lost);
+            }
+        }
+    }
+
+    /// Gives streams that were put off their turn, then sends once.
+    fn flush_tunnel(&mut self, handle: Handle) -> Result<(), Lost> {
+        let Some(tunnel) = self.tunnels.get(handle) else {
+            return Ok(());
+        };
+        if tunnel.outbox.unsent() > UNSENT_HIGH {
+            self.send_out(handle)?;
+        }
+        self.serve_put_off(handle);
+        let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            return Ok(());
+        };
+        tunnel.dirty = false;
+        self.send_out(handle)?;
+        let tunnel = &self.tunnels[handle];
+        let has_room = tunnel.writable && tunnel.outbox.unsent() <= UNSENT_HIGH;
+        if tunnel.put_off && has_room && !self.buffers.is_exhausted() {
+            self.turn_again(handle);
+        }
+        if tunnel_is_finished(&self.tunnels[handle]) {
+            return Err((Reason::None, String::new()));
+        }
+        Ok(())
+    }
+
+    fn serve_put_off(&mut self, handle: Handle) {
+        let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            return;
+        };
+        let Some(open) = tunnel.open_mut() else {
+            return;
+        };
+        let turns = open.h2.streams();
+        tunnel.put_off = false;
+        for _ in 0..turns {
+            let exhausted = self.buffers.is_exhausted();
+            let Some(tunnel) = self.tunnels.get_mut(handle) else {
+                return;
+            };
+            if exhausted || tunnel.outbox.unsent() > UNSENT_HIGH {
+                tunnel.put_off = true;
+                return;
+            }
+            let Some((_, user)) = tunnel.open_mut().and_then(|open| open.h2.pop_writable()) else {
+                return;
+            };
+            self.pump_token(user);
+        }
+    }
+
+    /// Control frames, then what is sealed, to the socket.
+    pub(super) fn send_out(&mut self, handle: Handle) -> Result<(), Lost> {
+        let tunnel = &mut self.tunnels[handle];
+        if let State::Open(open) = &mut tunnel.state {
+            put_control(&mut tunnel.outbox, &mut self.buffers, open).map_err(record_lost)?;
+            tunnel.outbox.seal(&mut open.session).map_err(record_lost)?;
+            while let Some(record) = open.session.pending_out() {
+                tunnel.outbox.put_raw(&mut self.buffers, &record);
+            }
+        }
+        if tunnel.writable && !matches!(tunnel.state, State::Connecting(..)) {
+            tunnel.writable = tunnel
+                .outbox
+                .send(&mut self.buffers, &tunnel.fd)
+                .map_err(|error| (Reason::TunnelLost, error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// HEADERS of a stream must precede its DATA: call this before each DATA frame.
+pub(super) fn put_control(
+    outbox: &mut Outbox,
+    buffers: &mut super::BufferPool,
+    open: &mut Open,
+) -> Result<(), RecordError> {
+    loop {
+        let control = open.h2.control();
+        if control.is_empty() {
+            return Ok(());
+        }
+        let count = control.len();
+        outbox.put(buffers, &mut open.session, control)?;
+        open.h2.control_taken(count);
+    }
+}
+
+pub(super) fn record_lost(error: RecordError) -> Lost {
+    (Reason::TunnelLost, error.to_string())
+}
+
+fn tunnel_is_finished(tunnel: &Tunnel) -> bool {
+    tunnel.outbox.is_empty() && tunnel.open_ref().is_some_and(|open| open.h2.is_finished())
+}
+
+fn tls_reason(error: &hbone_tls::HandshakeError) -> Reason {
+    Reason::from_number(u32::from(error.reason())).unwrap_or(Reason::TlsHandshakeFailed)
+}
