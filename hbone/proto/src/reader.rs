@@ -369,7 +369,8 @@ impl Reader {
         let (stream, end) = (header.stream, header.has(flag::END_STREAM));
         let continued = self.open.take();
         let done = header.has(flag::END_HEADERS);
-        let from = at - take;
+        // Of no meaning when the block straddled: its start lies in an earlier record.
+        let from = at.saturating_sub(take);
         let payload = if straddled {
             &self.partial[..]
         } else {
