@@ -12,6 +12,7 @@ from lab.cluster import Cluster
 from lab.errors import LabError
 from lab.manifest import all_labs, load_manifest
 from lab.process import pod_place
+from lab.servers import start_servers
 from lab.spec import DEFAULT_NAME, default_spec
 from lab.teardown import remove_lab
 
@@ -82,6 +83,7 @@ def _up(args: argparse.Namespace) -> int:
     cluster = Cluster.up(default_spec(args.name))
     try:
         if not args.bare:
+            start_servers(cluster)
             cluster.start_mesh()
         cluster.manifest.disown().save()
     except BaseException:
