@@ -47,8 +47,9 @@ class _References:
                 self._claim((section, raw.get("name")), (*path, "name"), f'"{raw.get("name")}"')
         for section in ("workloads", "services"):
             for path, raw in self._entries(section):
-                name = _full_name(raw)
-                self._claim((section, name), (*path, "name"), f'"{name}"')
+                if isinstance(raw.get("namespace"), str):
+                    name = _full_name(raw)
+                    self._claim((section, name), (*path, "name"), f'"{name}"')
 
     def nodes(self) -> None:
         for path, raw in self._sound("workloads"):

@@ -118,6 +118,9 @@ class _Reader:
                 continue
             self.key_positions[*path, key] = _position(key_node)
             result[key] = self.read(value_node, (*path, key))
+            if value_node.start_mark.index == value_node.end_mark.index:
+                # Nothing is written there: the parser names the next thing's place instead.
+                self.positions[*path, key] = _position(key_node)
         return result
 
     def _scalar(self, node: Node, path: FieldPath) -> Any:
