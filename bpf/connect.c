@@ -181,13 +181,23 @@ inline_only void fill_state(struct socket_state *state, const struct dial *dial,
 	state->fin_wait_received = 0;
 }
 
+/* The MPTCP socket whose first subflow this is; NULL for any other socket. */
+inline_only struct mptcp_sock *mptcp_socket(struct bpf_sock_addr *ctx)
+{
+#ifdef MESH_NO_MPTCP
+	return NULL;
+#else
+	return ctx->sk ? bpf_skc_to_mptcp_sock(ctx->sk) : NULL;
+#endif
+}
+
 /*
  * The hook sees the first subflow of an MPTCP socket, the application asks the MPTCP socket: what
  * getpeername() has to answer is kept on both.
  */
 inline_only void copy_state_to_mptcp(struct bpf_sock_addr *ctx, struct socket_state *state)
 {
-	struct mptcp_sock *msk = ctx->sk ? bpf_skc_to_mptcp_sock(ctx->sk) : NULL;
+	struct mptcp_sock *msk = mptcp_socket(ctx);
 	struct socket_state *copy;
 
 	if (!msk)
@@ -209,7 +219,7 @@ inline_only void forget_socket(struct bpf_sock_addr *ctx)
 		udp_sockets.sk_storage_delete(ctx->sk);
 		return;
 	}
-	msk = bpf_skc_to_mptcp_sock(ctx->sk);
+	msk = mptcp_socket(ctx);
 	if (msk)
 		sockets.sk_storage_delete(msk);
 }

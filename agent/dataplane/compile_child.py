@@ -78,7 +78,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         compile_and_pin(request)
-        answer = {"ok": True}
+        answer: dict[str, object] = {"ok": True}
     except StageError as error:
         answer = {
             "ok": False,

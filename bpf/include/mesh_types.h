@@ -112,7 +112,7 @@ struct device_capture_key {
 struct guarded_pod {
 	__u64 netns_cookie;
 	__u32 workload_id;
-	__u32 pad;
+	__u32 flags; /* the agent's notes: which sysctls to put back at un-enrolment */
 	__be16 capture_ports[MESH_CAPTURE_PORTS];
 };
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps that know single pods: enrollments, device_captures, guarded_pods, and their nonces."""
+
+import ctypes
+import sys
+from collections.abc import Mapping
+
+from agent.abi import structs
+from agent.abi.codec import decode_port, encode_address, encode_port
+from agent.dataplane import bpf
+from agent.dataplane.sysctls import SysctlFlag
+from agent.errors import NetlinkError
+from mesh.model.address import IpAddress
+
+__all__ = ["PodMaps", "kept_ports"]
+
+_MAX_SLOT = 0xFFFF
+
+
+def _u64(number: int) -> bytes:
+    return number.to_bytes(8, sys.byteorder)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key, sys.byteorder)
+
+
+def _ports(ports: tuple[int, ...]) -> "ctypes.Array[ctypes.c_uint16]":
+    return structs.CapturePorts(*(encode_port(port) for port in ports))
+
+
+class PodMaps:
+    """Typed access; every method can be repeated."""
+
+    def __init__(self, maps: Mapping[str, int]) -> None:
+        self._maps = maps
+
+    def guarded(self) -> dict[int, tuple[int, structs.GuardedPod]]:
+        """Netns cookie -> (slot, what is kept about the pod), of every pod ever begun."""
+        found: dict[int, tuple[int, structs.GuardedPod]] = {}
+        fd = self._maps["guarded_pods"]
+        for key, value in bpf.batch_items(fd, bpf.map_info(fd)):
+            pod = structs.GuardedPod.from_buffer_copy(value)
+            found[pod.netns_cookie] = (_number(key), pod)
+        return found
+
+    def enrolled_cookies(self) -> set[int]:
+        """The netns cookie of every captured pod."""
+        fd = self._maps["enrollments"]
+        return {_number(key) for key, _ in bpf.batch_items(fd, bpf.map_info(fd))}
+
+    def free_slot(self) -> int:
+        """The lowest slot that no pod has."""
+        taken = {slot for slot, _ in self.guarded().values()}
+        for slot in range(1, _MAX_SLOT + 1):
+            if slot not in taken:
+                return slot
+        raise NetlinkError("There are more pods on this node than the guard can tell apart.")
+
+    def put_guarded(
+        self, slot: int, cookie: int, workload_id: int, ports: tuple[int, ...], flags: SysctlFlag
+    ) -> None:
+        """Keeps what un-enrolment and the guard need."""
+        value = structs.GuardedPod(cookie, workload_id, int(flags), _ports(ports))
+        bpf.map_update(self._maps["guarded_pods"], _u32(slot), bytes(value))
+
+    def put_device_captures(
+        self, cookie: int, captures: Mapping[tuple[int, int], IpAddress]
+    ) -> None:
+        """(ifindex, family) -> the capture address of sockets that are bound to the device."""
+        fd = self._maps["device_captures"]
+        want = {
+            bytes(structs.DeviceCaptureKey(cookie, index, family)): bytes(encode_address(address))
+            for (index, family), address in captures.items()
+        }
+        for key, value in want.items():
+            bpf.map_update(fd, key, value)
+        for key in self._device_keys(cookie):
+            if key not in want:
+                bpf.map_delete(fd, key)
+
+    def _device_keys(self, cookie: int) -> list[bytes]:
+        fd = self._maps["device_captures"]
+        keys = [key for key, _ in bpf.batch_items(fd, bpf.map_info(fd))]
+        return [key for key in keys if key.startswith(_u64(cookie))]
+
+    def put_enrollment(
+        self,
+        cookie: int,
+        workload_id: int,
+        capture4: IpAddress | None,
+        capture6: IpAddress | None,
+        ports: tuple[int, ...],
+    ) -> None:
+        """From here on the pod's connections are captured."""
+        value = structs.Enrollment(
+            workload_id, 0, encode_address(capture4), encode_address(capture6), _ports(ports)
+        )
+        bpf.map_update(self._maps["enrollments"], _u64(cookie), bytes(value))
+
+    def remove_enrollment(self, cookie: int) -> None:
+        """From here on its new connections are its own affair."""
+        bpf.map_delete(self._maps["enrollments"], _u64(cookie))
+        for key in self._device_keys(cookie):
+            bpf.map_delete(self._maps["device_captures"], key)
+
+    def remove_guarded(self, slot: int, cookie: int) -> None:
+        """Forgets the pod: the last act of un-enrolment."""
+        bpf.map_delete(self._maps["nonce_quotas"], _u64(cookie))
+        bpf.map_delete(self._maps["nonces_aged"], _u64(cookie))
+        bpf.map_delete(self._maps["guarded_pods"], _u32(slot))
+
+
+def kept_ports(pod: structs.GuardedPod) -> tuple[int, ...]:
+    """The capture ports that the pod has had."""
+    return tuple(decode_port(port) for port in pod.capture_ports)

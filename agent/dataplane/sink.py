@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataplane as the agent sees it: Tables in, enrolled pods, events and totals out.
+
+::
+
+    Tables ──▶ apply() ──▶ workloads ─ endpoints ─ frontends ─ enrollments     upserts, then
+                                                                               removals in reverse
+    kernel ──▶ events() / counters() / statistics()
+
+Nothing is removed before the caller says that every source was in sync. Whatever blocks runs in a
+thread, one call at a time; ``close`` leaves pins, rules and filters in place, so that traffic goes
+on without an agent and the next one adopts it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.abi import structs
+from agent.abi.structs import Statistic
+from agent.dataplane import bpf, kernel, rows
+from agent.dataplane.enroll import Enroller
+from agent.dataplane.layout import BPFFS, LAYOUT_VERSION, Pins
+from agent.dataplane.loader import Loaded, load
+from agent.dataplane.pods import EnrolledPod
+from agent.dataplane.reaper import reap
+from agent.dataplane.ring import RingReader
+from agent.dataplane.sync import TableMap
+from agent.dataplane.telemetry import (
+    KernelEvent,
+    TrafficTotal,
+    decode_event,
+    forget_traffic,
+    read_statistics,
+    read_traffic,
+)
+from agent.errors import DataplaneError
+from mesh.model.workload import WorkloadUid
+from mesh.tables import Tables
+
+__all__ = ["Dataplane", "DataplaneStatus"]
+
+log = logging.getLogger(__name__)
+
+CARE_SECONDS = 5.0
+"""How often failed enrolments are tried again and old records aged."""
+
+DEEP_CARE_ROUNDS = 12
+"""Every so many rounds each pod is visited, to put back what somebody took away."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneStatus:
+    """For ``nodemesh status``."""
+
+    layout: str
+    cgroup: str
+    pins: str
+    compiled: bool
+    """False: the programs of an earlier run were adopted."""
+
+    generation: int
+    entries: dict[str, int]
+    """Map -> rows of ours in it."""
+
+    pods: dict[str, str]
+    """Workload uid -> enrolment state."""
+
+
+class Dataplane:
+    """One node's kernel half. Start it, apply Tables to it, keep ``run()`` running."""
+
+    def __init__(self, node: str, *, cgroup: str | None = None, bpffs: Path = BPFFS) -> None:
+        self._pins = Pins(node, bpffs)
+        self._cgroup = cgroup
+        self._lock = asyncio.Lock()
+        self._loaded: Loaded | None = None
+        self._enroller: Enroller | None = None
+        self._tables: dict[str, TableMap] = {}
+        self._ring: RingReader | None = None
+        self._generation = 0
+        self._workload_ids: frozenset[int] = frozenset()
+
+    async def start(self) -> None:
+        """Compiles or adopts the programs and attaches them; MeshError says what is in the way."""
+        await self._in_thread(self._start)
+
+    def _start(self) -> None:
+        loaded = load(self._pins, self._cgroup)
+        self._loaded = loaded
+        self._enroller = Enroller(loaded)
+        self._tables = {
+            name: TableMap(loaded.maps[name]) for name in ("workloads", "endpoints", "frontends")
+        }
+        events = loaded.maps["events"]
+        self._ring = RingReader(events, bpf.map_info(events).max_entries)
+        raw = bpf.map_lookup(loaded.maps["config"], bytes(4), 16)
+        self._generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
+        self._write_config()
+
+    def _write_config(self) -> None:
+        exempt = kernel.agent_cgroup_id(self._running.cgroup)
+        value = bytes(structs.Config(exempt, self._generation, 0))
+        bpf.map_update(self._running.maps["config"], bytes(4), value)
+
+    @property
+    def _running(self) -> Loaded:
+        if self._loaded is None:
+            raise DataplaneError("The dataplane has not been started.")
+        return self._loaded
+
+    @property
+    def _enrolling(self) -> Enroller:
+        if self._enroller is None:
+            raise DataplaneError("The dataplane has not been started.")
+        return self._enroller
+
+    async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
+        async with self._lock:
+            await asyncio.to_thread(function, *arguments)
+
+    async def apply(self, tables: Tables, *, in_sync: bool) -> list[EnrolledPod]:
+        """Makes the kernel hold ``tables``; returns every pod whose enrolment changed.
+
+        Without ``in_sync`` nothing is removed. A pod that cannot be enrolled is a pod with a state,
+        not an error; MapError (a map is full) leaves what was applied so far.
+        """
+        changed: list[EnrolledPod] = []
+        await self._in_thread(self._apply, tables, in_sync, changed)
+        return changed
+
+    def _apply(self, tables: Tables, in_sync: bool, changed: list[EnrolledPod]) -> None:
+        content = {
+            "workloads": rows.workloads_content(tables),
+            "endpoints": rows.endpoints_content(tables),
+            "frontends": rows.frontends_content(tables),
+        }
+        writes = sum(self._tables[name].add(want) for name, want in content.items())
+        for row in tables.enrollments.values():
+            before = self._enrolling.pods.get(row.key)
+            pod = self._enrolling.ensure(row)
+            if pod != before:
+                changed.append(pod)
+        if in_sync:
+            self._remove_pods(tables, changed)
+            for name in reversed(content):
+                writes += self._tables[name].remove(content[name])
+            self._forget_series(tables)
+        if writes or changed:
+            self._generation = (self._generation + 1) & 0xFFFFFFFF
+            self._write_config()
+
+    def _remove_pods(self, tables: Tables, changed: list[EnrolledPod]) -> None:
+        gone = [uid for uid in self._enrolling.pods if uid not in tables.enrollments]
+        for uid in gone:
+            pod = self._enrolling.remove(uid)
+            if pod is not None:
+                changed.append(pod)
+        self._enrolling.remove_strangers()
+
+    def _forget_series(self, tables: Tables) -> None:
+        """Totals of a workload that is gone go with it."""
+        known = frozenset(row.workload_id for row in tables.workloads.values())
+        gone = self._workload_ids - known
+        self._workload_ids = known
+        if gone:
+            forget_traffic(self._running.maps["traffic"], frozenset(gone))
+
+    async def run(self, on_change: Callable[[Sequence[EnrolledPod]], None]) -> None:
+        """Looks after pods and maps until cancelled; ``on_change`` hears of pods that changed."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(CARE_SECONDS)
+            rounds += 1
+            changed: list[EnrolledPod] = []
+            try:
+                await self._in_thread(self._care, rounds % DEEP_CARE_ROUNDS == 0, changed)
+            except DataplaneError as error:
+                log.warning("looking after the dataplane: %s", error)
+            if changed:
+                on_change(changed)
+
+    def _care(self, deep: bool, changed: list[EnrolledPod]) -> None:
+        changed.extend(self._enrolling.reconcile(deep=deep))
+        reap(self._running.maps)
+
+    def events_fd(self) -> int:
+        """Readable while events wait: for loop.add_reader(), with events() as the callback's work."""
+        return self._running.maps["events"]
+
+    def events(self) -> list[KernelEvent]:
+        """The events that wait, at most a few thousand; does not block."""
+        if self._ring is None:
+            return []
+        return [decode_event(raw) for raw in self._ring.read()]
+
+    async def counters(self) -> list[TrafficTotal]:
+        """What the kernel's path has carried and refused."""
+        return await asyncio.to_thread(read_traffic, self._running.maps["traffic"])
+
+    async def statistics(self) -> dict[Statistic, int]:
+        """Losses and nonces, since the maps were made."""
+        return await asyncio.to_thread(read_statistics, self._running.maps["statistics"])
+
+    def flow_records_fd(self) -> int:
+        """The map that the core reads after accept(); duplicate it to keep it."""
+        return self._running.maps["flow_records"]
+
+    def pods(self) -> dict[WorkloadUid, EnrolledPod]:
+        """Every pod that should be captured, by uid."""
+        return dict(self._enroller.pods) if self._enroller else {}
+
+    @contextlib.asynccontextmanager
+    async def steady_pods(self) -> AsyncIterator[dict[WorkloadUid, EnrolledPod]]:
+        """The pods, with fds that nobody closes for as long as the block runs."""
+        async with self._lock:
+            yield self.pods()
+
+    def status(self) -> DataplaneStatus:
+        """What there is to say at a glance; from memory, does not block."""
+        return DataplaneStatus(
+            layout=LAYOUT_VERSION,
+            cgroup=str(self._running.cgroup),
+            pins=str(self._pins.root),
+            compiled=self._running.compiled,
+            generation=self._generation,
+            entries={name: len(table.have) for name, table in self._tables.items()},
+            pods={uid: pod.state.value for uid, pod in self.pods().items()},
+        )
+
+    def close(self) -> None:
+        """Lets go of every fd; pins, links, rules and filters stay."""
+        if self._enroller is not None:
+            self._enroller.close()
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
