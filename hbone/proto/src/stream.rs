@@ -57,6 +57,8 @@ pub(crate) struct Stream {
     pub recv_window: RecvWindow,
     /// Bytes charged to the windows and not consumed by the app.
     pub held: u32,
+    /// Those of `held` that the connection's window has back already.
+    pub set_aside: u32,
     pub parked: Parked,
 }
 
@@ -87,6 +89,7 @@ impl Stream {
             send_window: SendWindow::new(send_window),
             recv_window: RecvWindow::new(recv_window),
             held: 0,
+            set_aside: 0,
             parked: Parked::No,
         }
     }

@@ -7,7 +7,7 @@ use super::token::Token;
 use super::tunnel::State;
 use super::tunnel_io::{put_control, record_lost};
 use super::{Worker, is_hang_up};
-use crate::config::{RECORDS_PER_READ, ROUNDS_PER_WAKE, UNSENT_HIGH};
+use crate::config::{PENDING_SOFT_LIMIT, RECORDS_PER_READ, ROUNDS_PER_WAKE, UNSENT_HIGH};
 use crate::slab::Handle;
 use hbone_proto::Reason;
 use hbone_sys::poll::EventFlags;
@@ -258,13 +258,22 @@ impl Worker {
 
     fn keep_rest(&mut self, handle: Handle, buffer: &[u8], ranges: &[Range<usize>], skip: usize) {
         let stream = &mut self.streams[handle];
-        let mut skip = skip;
+        let (mut skip, before) = (skip, stream.pending.len());
         for range in ranges {
             let skipped = skip.min(range.len());
             skip -= skipped;
-            let rest = &buffer[range.start + skipped..range.end];
-            stream.pending.extend_from_slice(rest);
-            self.pending_bytes += rest.len();
+            stream.pending.extend_from_slice(&buffer[range.start + skipped..range.end]);
+        }
+        let kept = stream.pending.len() - before;
+        self.pending_bytes += kept;
+        if kept == 0 || self.pending_bytes > PENDING_SOFT_LIMIT {
+            return;
+        }
+        if let Some((tunnel, key)) = stream.carrier
+            && let Some(open) = self.tunnels.get_mut(tunnel).and_then(|tunnel| tunnel.open_mut())
+        {
+            open.h2.set_aside(key, kept);
+            self.mark_dirty(tunnel);
         }
     }
 

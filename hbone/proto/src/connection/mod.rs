@@ -189,6 +189,15 @@ impl Connection {
         self.core.consumed(stream, n);
     }
 
+    /// The worker keeps `n` received bytes of the stream in memory of its own until the app takes
+    /// them: the connection's window has them back now, the stream's only by
+    /// [`Connection::consumed`]. So a few slow apps (a stream window each) do not shut the window of
+    /// all; how much is kept over all streams is the worker's to bound.
+    #[inline]
+    pub fn set_aside(&mut self, stream: StreamKey, n: usize) {
+        self.core.set_aside(stream, n);
+    }
+
     /// Ends the stream at once; its key is dead after. Also to be called when the app is gone: a
     /// stream that ended both ways lives until its bytes are consumed, and is then only forgotten.
     pub fn reset(&mut self, stream: StreamKey, code: ErrorCode) {
@@ -343,7 +352,7 @@ impl Core {
         if !stream.is_closed() {
             self.active -= 1;
         }
-        self.credit_connection(stream.held);
+        self.credit_connection(stream.held - stream.set_aside);
         Some(stream)
     }
 

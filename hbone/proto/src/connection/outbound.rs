@@ -205,6 +205,8 @@ impl Core {
         debug_assert!(n <= stream.held as usize, "consumed more than was received");
         let n = stream.held.min(u32::try_from(n).unwrap_or(u32::MAX));
         stream.held -= n;
+        let credited = stream.set_aside.min(n);
+        stream.set_aside -= credited;
         if stream.recv == Half::Ended {
             if stream.held == 0 && stream.is_closed() {
                 self.streams.remove(key);
@@ -212,6 +214,17 @@ impl Core {
         } else if let Some(increment) = stream.recv_window.credit(n) {
             self.control.window_update(key.id, increment);
         }
+        self.credit_connection(n - credited);
+    }
+
+    pub(super) fn set_aside(&mut self, key: StreamKey, n: usize) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        let n = u32::try_from(n)
+            .unwrap_or(u32::MAX)
+            .min(stream.held - stream.set_aside);
+        stream.set_aside += n;
         self.credit_connection(n);
     }
 
