@@ -14,7 +14,8 @@
     │   └── NetlinkError         an address, rule or route could not be set in a pod
     ├── PkiError             certificates
     │   ├── CsrRejectedError     the authority refused to issue
-    │   └── SvidExpiredError     no valid certificate is left for an identity
+    │   ├── SvidExpiredError     no valid certificate is left for an identity
+    │   └── SvidInvalidError     certificate, key and roots do not fit (agent.pki.svid)
     ├── TunnelError          the Rust core
     └── AdminError           an agent could not be asked, or refused what was asked
 

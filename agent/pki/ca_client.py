@@ -16,9 +16,10 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from agent.errors import CsrRejectedError, PkiError
+from agent.errors import ConfigError, CsrRejectedError, PkiError
 from mesh.model.identity import Identity
 from wire.istio.v1.auth.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from wire.x509 import X509Error, parse_certificates
 
 __all__ = ["CaClient", "CaSettings"]
 
@@ -46,8 +47,8 @@ class CaSettings:
     """HOST:PORT; an IPv6 address in brackets."""
     trust_anchor: Path
     """PEM: the roots that the authority's server certificate must lead to."""
-    token_file: Path
-    """The bearer token."""
+    token_file: Path | None
+    """The bearer token; None shows none, for an authority that knows callers by other means."""
     lifetime: timedelta = timedelta(hours=24)
     """Of the SVIDs asked for."""
     cluster_id: str = "Kubernetes"
@@ -56,6 +57,15 @@ class CaSettings:
     """Name expected in the server's certificate, if it is not the host of ``address``."""
     timeout_seconds: float = 10.0
     """For a whole call, connecting included."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the setting."""
+        host, _, port = self.address.rpartition(":")
+        unclear = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not host or unclear or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ConfigError(f"the authority's address {self.address!r} is not HOST:PORT")
+        if self.lifetime < timedelta(seconds=1):
+            raise ConfigError("certificates must be asked for a second at least")
 
 
 @dataclass(slots=True)
@@ -89,10 +99,9 @@ class CaClient:
             csr=csr, validity_duration=max(1, int(lifetime.total_seconds()))
         )
         request.metadata.update({"ImpersonatedIdentity": str(identity)})
-        headers = (
-            ("authorization", f"Bearer {self._token()}"),
-            ("clusterid", self._settings.cluster_id),
-        )
+        headers = [("clusterid", self._settings.cluster_id)]
+        if self._settings.token_file is not None:
+            headers.append(("authorization", f"Bearer {_read_token(self._settings.token_file)}"))
         async with self._open() as channel:
             call = channel.unary_unary(
                 METHOD,
@@ -101,7 +110,7 @@ class CaClient:
             )
             try:
                 response = await call(
-                    request, metadata=headers, timeout=self._settings.timeout_seconds
+                    request, metadata=tuple(headers), timeout=self._settings.timeout_seconds
                 )
             except grpc.aio.AioRpcError as error:
                 raise self._explain(identity, error) from error
@@ -140,21 +149,17 @@ class CaClient:
         return new
 
     def _dial(self, anchor: bytes) -> grpc.aio.Channel:
-        if b"-----BEGIN CERTIFICATE-----" not in anchor:
-            raise PkiError(f"the trust anchor {self._settings.trust_anchor} holds no certificate")
+        try:
+            parse_certificates(anchor)
+        except X509Error as error:
+            raise PkiError(
+                f"the trust anchor {self._settings.trust_anchor} cannot be used: {error}"
+            ) from error
         options: list[tuple[str, str | int]] = list(OPTIONS)
         if self._settings.server_name:
             options.append(("grpc.ssl_target_name_override", self._settings.server_name))
         credentials = grpc.ssl_channel_credentials(root_certificates=anchor)
         return grpc.aio.secure_channel(self._settings.address, credentials, options=options)
-
-    def _token(self) -> str:
-        path = self._settings.token_file
-        lines = _read(path, "token file").decode("ascii", "replace").splitlines()
-        token = next((t for t in map(str.strip, lines) if t and not t.startswith("#")), "")
-        if not token or not token.isprintable() or not token.isascii():
-            raise PkiError(f"the token file {path} holds no usable token")
-        return token
 
     def _explain(self, identity: Identity, error: grpc.aio.AioRpcError) -> PkiError:
         details = error.details() or "it gave no reason"
@@ -196,3 +201,11 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PkiError(f"cannot read the {what} {path}: {error.strerror}") from error
+
+
+def _read_token(path: Path) -> str:
+    lines = _read(path, "token file").decode("ascii", "replace").splitlines()
+    token = next((t for t in map(str.strip, lines) if t and not t.startswith("#")), "")
+    if not token or not token.isprintable() or not token.isascii():
+        raise PkiError(f"the token file {path} holds no usable token")
+    return token

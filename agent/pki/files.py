@@ -71,6 +71,8 @@ class FilesProvider(SvidProvider):
         self._look_seconds = look_seconds
         self._entries: dict[Identity, _Entry] = {}
         self._updates: asyncio.Queue[SvidEvent] = asyncio.Queue()
+        self._hurry = False
+        self._nap: asyncio.Task[None] | None = None
 
     @property
     def updates(self) -> "asyncio.Queue[SvidEvent]":
@@ -85,6 +87,9 @@ class FilesProvider(SvidProvider):
             self._updates.put_nowait(SvidForgotten(identity))
         for identity in sorted(wanted - self._entries.keys()):
             self._entries[identity] = _Entry()
+            self._hurry = True
+        if self._hurry and self._nap is not None:
+            self._nap.cancel()
 
     def current(self, identity: Identity) -> Svid | None:
         """Return the SVID in force, None if there is no valid one."""
@@ -103,7 +108,7 @@ class FilesProvider(SvidProvider):
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
-            now = self._clock.now()
+            now, self._hurry = self._clock.now(), False
             seen = {identity: entry.seen for identity, entry in self._entries.items()}
             found = await asyncio.to_thread(self._look, seen, now)
             for identity, result in found.items():
@@ -111,7 +116,14 @@ class FilesProvider(SvidProvider):
                 if (entry := self._entries.get(identity)) is not None:
                     self._take(identity, entry, result, now)
             self._withdraw_expired(self._clock.now())
-            await self._clock.sleep_until(now + timedelta(seconds=self._look_seconds))
+            if not self._hurry:
+                await self._rest(until=now + timedelta(seconds=self._look_seconds))
+
+    async def _rest(self, *, until: datetime) -> None:
+        """Nap in a task of its own, so that ``want`` can end the nap without ending us."""
+        async with asyncio.TaskGroup() as group:
+            self._nap = group.create_task(self._clock.sleep_until(until), name="nap of files")
+        self._nap = None
 
     def _look(self, seen: dict[Identity, Stamp | None], now: datetime) -> dict[Identity, _Found]:
         return {identity: self._look_at(identity, seen[identity], now) for identity in seen}

@@ -8,12 +8,15 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import assert_never
 
+from agent.errors import PkiError
 from agent.pki.ca_client import CaClient, CaSettings
 from agent.pki.clock import Clock, WallClock
 from agent.pki.files import FilesProvider
 from agent.pki.issuance import CaIssuer
 from agent.pki.provider import SvidProvider
 from agent.pki.rotation import Rotator
+from agent.pki.svid import Svid
+from mesh.model.identity import Identity
 
 __all__ = ["FilesSettings", "PkiSettings", "open_provider"]
 
@@ -25,7 +28,8 @@ class FilesSettings:
     directory: Path
 
 
-PkiSettings = CaSettings | FilesSettings
+PkiSettings = CaSettings | FilesSettings | None
+"""None: nothing is set. Then no certificate can be had, and the reason says so."""
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +46,16 @@ async def open_provider(
                 yield Rotator(issuer.fetch, clock=clock, random=random or SystemRandom())
             finally:
                 await client.close()
+        case None:
+            yield Rotator(_nothing_is_set, clock=clock, random=random or SystemRandom())
         case FilesSettings(directory=directory):
             yield FilesProvider(directory, clock=clock)
         case _:
             assert_never(settings)
+
+
+async def _nothing_is_set(identity: Identity) -> Svid:
+    raise PkiError(
+        f"no certificate for {identity}: the mesh file does not say where certificates come from "
+        "(agent.certificates)"
+    )

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from pki_world import START, Root, store
 
 from control.ca.errors import AuthorityError
-from wire.x509 import Certificate, Curve, PrivateKey
+from control.ca.issue import IssueRules, issue, read_wish
+from wire.x509 import Certificate, Curve, PrivateKey, build_request
 
 
 def mode(path):
@@ -114,6 +115,18 @@ def test_an_expired_intermediate_is_refused(tmp_path):
     write_intermediate(tmp_path / "ca", days=1)
     with pytest.raises(AuthorityError, match=r"CN=issuing.*is valid from .* only"):
         store(tmp_path / "ca").open(now=START + timedelta(days=2))
+
+
+def test_no_leaf_outlives_any_certificate_of_the_chain(tmp_path):
+    """The intermediate claims ten years; its root has one."""
+    _, root = write_intermediate(tmp_path / "ca", days=3650)
+    authority = store(tmp_path / "ca").open(now=START)
+    assert authority.not_after == root.not_after
+    key = PrivateKey.generate()
+    text = build_request(key, uri="spiffe://cluster.local/ns/a/sa/b")
+    rules = IssueRules(trust_domain="cluster.local", max_lifetime=timedelta(days=1000))
+    wish = read_wish(text, seconds=0, impersonated="", rules=rules)
+    assert issue(wish, authority, now=START).leaf.not_after == root.not_after
 
 
 def test_an_intermediate_without_its_root_is_refused(tmp_path):

@@ -187,6 +187,16 @@ async def test_only_wanted_identities_are_read(tmp_path):
         assert provider.current(WEB) is not None
 
 
+async def test_a_new_identity_is_looked_for_at_once(tmp_path):
+    """The clock stands still: nothing but ``want`` can wake it."""
+    written = Root().write(home(tmp_path), CURL, now=START)
+    async with providing(tmp_path) as (provider, clock):
+        await asleep(clock)
+        provider.want([CURL])
+        assert await asyncio.wait_for(provider.updates.get(), 5) == SvidUpdated(written)
+        assert clock.now() == START
+
+
 async def test_a_slow_disk_does_not_stop_the_loop(tmp_path, monkeypatch):
     Root().write(home(tmp_path), CURL, now=START)
     monkeypatch.setattr("agent.pki.files.find_files", lambda _: time.sleep(0.3))

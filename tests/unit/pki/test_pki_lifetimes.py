@@ -105,6 +105,15 @@ async def test_the_files_provider_opens(tmp_path):
         running.cancel()
 
 
+async def test_without_settings_the_reason_is_told():
+    async with open_provider(None) as provider, asyncio.TaskGroup() as group:
+        provider.want([CURL])
+        running = group.create_task(provider.run())
+        event = await asyncio.wait_for(provider.updates.get(), 5)
+        assert "agent.certificates" in event.reason
+        running.cancel()
+
+
 def test_the_command_starts_and_ends(tmp_path):
     """The process as `nodemesh ca` runs it: makes its files, serves, ends on SIGTERM with 0."""
     script = (

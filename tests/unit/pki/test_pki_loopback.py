@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import grpc.aio
 import pytest
-from pki_loopback import client, fetch
+from pki_loopback import client, fetch, settings
 from pki_world import CURL, TOKEN, WEB, Root, config, running_ca, write_token
 
-from agent.errors import CsrRejectedError, PkiError
+from agent.errors import ConfigError, CsrRejectedError, PkiError
 from control.ca.errors import AuthorityError
 from mesh.model.identity import Identity
 from wire.istio.v1.auth.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -207,6 +207,32 @@ async def test_a_server_of_another_root_is_not_trusted(tmp_path):
             await fetch(made)
         wrong.write_text((tmp_path / "ca" / "root-cert.pem").read_text())
         assert (await fetch(made)).identity == CURL, "the anchor is read again"
+
+
+async def test_a_damaged_trust_anchor_is_a_clear_error(tmp_path):
+    bad = tmp_path / "bad.pem"
+    bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    async with (
+        running_ca(config(tmp_path)) as port,
+        client(tmp_path, port, trust_anchor=bad) as made,
+    ):
+        with pytest.raises(PkiError, match=r"trust anchor .*bad\.pem cannot be used: .*damaged"):
+            await fetch(made)
+
+
+async def test_no_token_file_shows_no_token(tmp_path):
+    async with (
+        running_ca(config(tmp_path)) as port,
+        client(tmp_path, port, token_file=None) as made,
+    ):
+        with pytest.raises(CsrRejectedError, match="has no 'authorization"):
+            await fetch(made)
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":1", "host:x", "host:0", "::1:443"])
+def test_an_address_has_host_and_port(tmp_path, address):
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        settings(tmp_path, 1, address=address)
 
 
 async def test_a_server_of_another_name_is_not_trusted(tmp_path):
