@@ -185,20 +185,14 @@ def _counts(values: Mapping[str, Any]) -> str:
 def _status(status: Mapping[str, Any]) -> str:
     ready = "ready" if status["ready"] else f"waiting for: {', '.join(status['pending'])}"
     core = status["core"]
+    agent = (ready, f"version {status['version']}", f"process {status['pid']}")
+    tunnels = f"{core['tunnels']} open on {core['workers']} workers"
     lines = [
         ("Node", f"{status['node']} (trust domain {status['trust_domain']})"),
-        (
-            "Agent",
-            f"{ready}; version {status['version']}, process {status['pid']}, "
-            f"up {format_age(status['uptime_seconds'])}",
-        ),
+        ("Agent", f"{'; '.join(agent)}, up {format_age(status['uptime_seconds'])}"),
         ("Pods", _counts(status["enrollments"]) or "none of the mesh on this node"),
         ("Certificates", _counts(status["certificates"]) or "none needed"),
-        (
-            "Tunnels",
-            f"{core.get('tunnels', 0)} open on {core.get('workers', 0)} workers, "
-            f"{core.get('connections', 0)} connections in them",
-        ),
+        ("Tunnels", f"{tunnels}, {core['connections']} connections in them"),
         ("Rows", _counts(status["rows"]) or "none"),
     ]
     for source in status["sources"]:

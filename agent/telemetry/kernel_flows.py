@@ -3,9 +3,10 @@
 
 ::
 
-    ATTESTED ─┐ the destination's guard consumed the SYN's nonce: the source is proven
-    CONNECTED ┴▶ open ── CLOSED ─▶ record, kernel path
-    PASSTHROUGH, DENIED, DROPPED ─▶ record at once: there is nothing more to follow
+    ATTESTED ──▶ open, inbound    the destination's guard consumed the SYN's nonce: proof
+    CONNECTED ─▶ open, outbound   the source's socket is established
+    CLOSED ────▶ the records of both sides
+    PASSTHROUGH, DENIED, DROPPED ─▶ a record at once: there is nothing more to follow
 
 The kernel tells in a ring buffer that may lose events under load; then a record lacks its proof or
 its end, and the loss is counted. Both tables here are bounded; the oldest entry goes first.
@@ -14,6 +15,7 @@ its end, and the loss is counted. Both tables here are bounded; the oldest entry
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from enum import Enum
 from typing import Final, Protocol, TypeVar
 
 from agent.telemetry.connections import ConnectionRecord, Path
@@ -31,35 +33,35 @@ class KernelEvent(Protocol):
     """One record of the ring buffer, decoded. Read-only members."""
 
     @property
-    def kind_name(self) -> str:
-        """CONNECTED, PASSTHROUGH, DENIED, ATTESTED, CLOSED or DROPPED."""
+    def kind(self) -> Enum:
+        """``EventKind`` of agent.abi: CONNECTED, PASSTHROUGH, DENIED, ATTESTED, CLOSED, DROPPED."""
 
     @property
-    def source(self) -> IpAddress | None: ...
+    def source(self) -> IpAddress | None: ...  # noqa: D102
     @property
-    def source_port(self) -> int: ...
+    def source_port(self) -> int: ...  # noqa: D102
     @property
-    def destination(self) -> IpAddress | None: ...
+    def destination(self) -> IpAddress | None: ...  # noqa: D102
     @property
-    def destination_port(self) -> int: ...
+    def destination_port(self) -> int: ...  # noqa: D102
     @property
-    def original(self) -> IpAddress | None: ...
+    def original(self) -> IpAddress | None: ...  # noqa: D102
     @property
-    def original_port(self) -> int: ...
+    def original_port(self) -> int: ...  # noqa: D102
     @property
-    def source_workload(self) -> int: ...
+    def source_workload(self) -> int: ...  # noqa: D102
     @property
-    def destination_workload(self) -> int: ...
+    def destination_workload(self) -> int: ...  # noqa: D102
     @property
-    def service_id(self) -> int: ...
+    def service_id(self) -> int: ...  # noqa: D102
     @property
-    def reason(self) -> int: ...
+    def reason(self) -> int: ...  # noqa: D102
     @property
-    def bytes_sent(self) -> int: ...
+    def bytes_sent(self) -> int: ...  # noqa: D102
     @property
-    def bytes_received(self) -> int: ...
+    def bytes_received(self) -> int: ...  # noqa: D102
     @property
-    def duration_ns(self) -> int: ...
+    def duration_ns(self) -> int: ...  # noqa: D102
 
 
 _V = TypeVar("_V")
@@ -72,72 +74,81 @@ class KernelFlows:
     def __init__(self, directory: Directory, *, now: Callable[[], float]) -> None:
         self._directory = directory
         self._now = now
-        self._open: OrderedDict[_Tuple, ConnectionRecord] = OrderedDict()
-        self._proven: OrderedDict[_Tuple, int] = OrderedDict()
+        self._outbound: OrderedDict[_Tuple, ConnectionRecord] = OrderedDict()
+        self._inbound: OrderedDict[_Tuple, ConnectionRecord] = OrderedDict()
 
     def observe(self, events: Iterable[KernelEvent]) -> list[ConnectionRecord]:
         """Take events in, and return what ended by them."""
-        ended = []
-        for event in events:
-            record = self._observe(event)
-            if record is not None:
-                ended.append(record)
-        return ended
+        return [record for event in events for record in self._observe(event)]
 
     def open_records(self) -> list[ConnectionRecord]:
         """Return what is open; its age is not followed, so ``duration_us`` is 0."""
-        return list(self._open.values())
+        return [*self._outbound.values(), *self._inbound.values()]
 
-    def _observe(self, event: KernelEvent) -> ConnectionRecord | None:
+    def _observe(self, event: KernelEvent) -> Iterable[ConnectionRecord]:
         key = (event.source, event.source_port, event.destination, event.destination_port)
-        match event.kind_name:
+        match event.kind.name:
             case "ATTESTED":
-                self._attest(key, event.source_workload)
-                return None
+                self._attest(key, event)
             case "CONNECTED":
-                record = replace(
-                    self._record(event, Path.KERNEL),
-                    connect_us=event.duration_ns // 1000,
-                    attested=self._proven.pop(key, 0) == event.source_workload != 0,
-                    open=True,
-                )
-                _put(self._open, key, record)
-                return None
+                self._connect(key, event)
             case "CLOSED":
-                return self._close(key, event)
+                yield from self._close(key, event)
             case "PASSTHROUGH":
-                return self._end(self._record(event, Path.PASSTHROUGH), event)
+                yield self._end(self._record(event, Path.PASSTHROUGH), event)
             case "DROPPED":
                 record = self._record(event, Path.KERNEL)
-                return self._end(replace(record, direction="inbound"), event)
+                yield self._end(replace(record, direction="inbound"), event)
             case _:
-                return self._end(self._record(event, Path.KERNEL), event)
+                yield self._end(self._record(event, Path.KERNEL), event)
 
-    def _attest(self, key: _Tuple, source_workload: int) -> None:
-        record = self._open.get(key)
-        if record is not None:
-            self._open[key] = replace(record, attested=True)
-        else:
-            _put(self._proven, key, source_workload)
-
-    def _close(self, key: _Tuple, event: KernelEvent) -> ConnectionRecord:
-        opened = self._open.pop(key, None)
+    def _attest(self, key: _Tuple, event: KernelEvent) -> None:
         record = self._record(event, Path.KERNEL)
-        proven = self._proven.pop(key, 0) == event.source_workload != 0
-        return self._end(
-            replace(
-                record,
-                attested=opened.attested if opened is not None else proven,
-                connect_us=opened.connect_us if opened is not None else 0,
-                bytes_sent=event.bytes_sent,
-                bytes_received=event.bytes_received,
-                duration_us=event.duration_ns // 1000,
-            ),
-            event,
+        _put(self._inbound, key, replace(record, direction="inbound", attested=True, open=True))
+        opened = self._outbound.get(key)
+        if opened is not None and opened.source_identity == record.source_identity:
+            self._outbound[key] = replace(opened, attested=True)
+
+    def _connect(self, key: _Tuple, event: KernelEvent) -> None:
+        record = self._record(event, Path.KERNEL)
+        proven = self._inbound.get(key)
+        if proven is not None:
+            # The guard does not know what was dialled before the service was resolved.
+            self._inbound[key] = replace(proven, original_destination=record.original_destination)
+        record = replace(
+            record,
+            connect_us=event.duration_ns // 1000,
+            attested=proven is not None and proven.source_identity == record.source_identity,
+            open=True,
         )
+        _put(self._outbound, key, record)
+
+    def _close(self, key: _Tuple, event: KernelEvent) -> Iterable[ConnectionRecord]:
+        opened = self._outbound.pop(key, None)
+        proven = self._inbound.pop(key, None)
+        record = replace(
+            opened if opened is not None else self._record(event, Path.KERNEL),
+            bytes_sent=event.bytes_sent,
+            bytes_received=event.bytes_received,
+            duration_us=event.duration_ns // 1000,
+        )
+        if proven is not None:
+            same = proven.source_identity == record.source_identity
+            yield self._end(replace(record, attested=record.attested or same), event)
+            yield self._end(
+                replace(
+                    proven,
+                    bytes_sent=event.bytes_received,
+                    bytes_received=event.bytes_sent,
+                    duration_us=event.duration_ns // 1000,
+                ),
+                event,
+            )
+        else:
+            yield self._end(record, event)
 
     def _end(self, record: ConnectionRecord, event: KernelEvent) -> ConnectionRecord:
-        return replace(record, ended_at=self._now(), reason=reason_text(event.reason))
+        return replace(record, open=False, ended_at=self._now(), reason=reason_text(event.reason))
 
     def _record(self, event: KernelEvent, path: Path) -> ConnectionRecord:
         source = self._directory.workload(event.source_workload)

@@ -8,7 +8,7 @@ of a gone id stay carried under its labels until no living id has them, then the
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agent.telemetry.labels import resolve, response_flag, tcp_labels, with_flag
@@ -45,6 +45,20 @@ class TrafficTotals:
     def key(self) -> tuple[Reporter, int, int, int, bool]:
         """What the totals are counted under."""
         return (self.reporter, self.source_id, self.destination_id, self.service_id, self.secure)
+
+    def plus(self, other: "TrafficTotals") -> "TrafficTotals":
+        """Return both together, under this one's key."""
+        failed = dict(self.failed)
+        for reason, count in other.failed.items():
+            failed[reason] = failed.get(reason, 0) + count
+        return replace(
+            self,
+            opened=self.opened + other.opened,
+            closed=self.closed + other.closed,
+            client_bytes=self.client_bytes + other.client_bytes,
+            server_bytes=self.server_bytes + other.server_bytes,
+            failed=failed,
+        )
 
 
 @dataclass(slots=True)
@@ -104,9 +118,12 @@ class SeriesBook:
         services: Mapping[ServiceId, ServiceRow],
     ) -> None:
         """Take the newest totals; labels are looked up once for each key and then kept."""
-        for item in totals:
-            key = item.key
+        for key, item in _sum_by_key(totals).items():
+            last = self._last.get(key)
             self._last[key] = item
+            if last is not None and item.opened < last.opened:
+                # Whoever counts began anew (the workload was away for a moment): go on from there.
+                self._carried.setdefault(self._labels[key], _Sums()).add(last)
             if key not in self._labels:
                 source, destination, service = resolve(
                     peers,
@@ -151,3 +168,12 @@ class SeriesBook:
             yield Sample("sent_bytes", labels, total.server_bytes)
             for flag, count in total.failed.items():
                 yield Sample("failed", with_flag(labels, flag), count)
+
+
+def _sum_by_key(totals: Iterable[TrafficTotals]) -> dict[_Key, TrafficTotals]:
+    """One item for each key: the kernel counts by route and reason as well."""
+    found: dict[_Key, TrafficTotals] = {}
+    for item in totals:
+        other = found.get(item.key)
+        found[item.key] = item if other is None else other.plus(item)
+    return found

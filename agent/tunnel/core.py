@@ -44,7 +44,7 @@ class CoreThread:
         self.event_fd = core.event_fd()
 
     async def call(self, action: "Callable[[Core], T]") -> T:
-        """Run ``action`` with the core in its thread. The core's exceptions come out as they are."""
+        """Run ``action`` with the core in its thread. The core's exceptions come out."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, action, self._core)
 

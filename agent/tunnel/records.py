@@ -63,7 +63,7 @@ def _sides(values: dict[str, Any], directory: Directory) -> dict[str, Any]:
 
 
 def traffic_totals(counter: "Counter") -> TrafficTotals:
-    """Totals of the core; at the client's side sent is the client's, at the server's received is."""
+    """Totals of the core; the client's bytes are sent at its side, received at the other."""
     outbound = counter["direction"] == "outbound"
     own, peer = counter["workload_id"], counter["peer_workload_id"]
     sent, received = counter["bytes_sent"], counter["bytes_received"]

@@ -4,8 +4,8 @@
 ::
 
     Tables ──────────┐
-    EnrolledPod … ───┼─▶ want ─ diff with have ─▶ put_services, put_peers, put_svid, put_workload
-    Svid … ──────────┘                            remove_workload, remove_svid, remove_peers
+    EnrolledPod … ───┼─▶ want ─ diff with have ─▶ put_services, put_peers, put_svid,
+    Svid … ──────────┘                            put_workload, and remove_… in reverse
 
 What a call refers to is put before it and removed after it. Nothing is removed before every source
 was in sync, so a restart never tears down what it has not heard of yet.
@@ -31,34 +31,34 @@ class EnrolledPod(Protocol):
     """A captured pod as the dataplane hands it over. The dataplane owns every descriptor in it."""
 
     @property
-    def uid(self) -> str: ...
+    def uid(self) -> str: ...  # noqa: D102
     @property
-    def workload_id(self) -> int: ...
+    def workload_id(self) -> int: ...  # noqa: D102
     @property
-    def identity(self) -> object: ...
+    def identity(self) -> object: ...  # noqa: D102
     @property
-    def netns_fd(self) -> int: ...
+    def netns_fd(self) -> int: ...  # noqa: D102
     @property
-    def netns_cookie(self) -> int: ...
+    def netns_cookie(self) -> int: ...  # noqa: D102
     @property
-    def addresses(self) -> Sequence[object]: ...
+    def addresses(self) -> Sequence[object]: ...  # noqa: D102
     @property
-    def capture_listeners(self) -> Sequence[int]: ...
+    def capture_listeners(self) -> Sequence[int]: ...  # noqa: D102
     @property
-    def inbound_listeners(self) -> Sequence[int]: ...
+    def inbound_listeners(self) -> Sequence[int]: ...  # noqa: D102
     @property
-    def mark(self) -> int: ...
+    def mark(self) -> int: ...  # noqa: D102
 
 
 class Svid(Protocol):
     """Certificate and key of one identity, as DER."""
 
     @property
-    def chain(self) -> Sequence[bytes]: ...
+    def chain(self) -> Sequence[bytes]: ...  # noqa: D102
     @property
-    def private_key(self) -> bytes: ...
+    def private_key(self) -> bytes: ...  # noqa: D102
     @property
-    def roots(self) -> Sequence[bytes]: ...
+    def roots(self) -> Sequence[bytes]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ _PeerPut = tuple[int, list[str], list[str]]
 
 
 class TunnelSink:
-    """Remembers what the core holds and applies differences. ``apply`` runs in the core's thread."""
+    """Remembers what the core holds, applies differences. ``apply`` runs in the core's thread."""
 
     def __init__(self, *, remove_drain_ms: int) -> None:
         self._remove_drain_ms = remove_drain_ms
@@ -90,7 +90,7 @@ class TunnelSink:
         """What the core would not take, by uid or identity, with its sentence."""
 
     def apply(self, core: "Core", want: TunnelWant, *, may_remove: bool) -> None:
-        """Make the core hold ``want``. Something it refuses is logged and tried at the next call."""
+        """Make the core hold ``want``. What it refuses is logged and tried at the next call."""
         self.refused = {}
         self._put_services(core, want)
         self._put_peers(core, want)

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 from app_rows import Clock, peer, tables
 
-from agent.telemetry.connections import Path
+from agent.abi.structs import EventKind
+from agent.telemetry.connections import ConnectionRecord, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.kernel_flows import KernelFlows
 from mesh.model.address import IpAddress
@@ -15,7 +16,7 @@ from mesh.reasons import Reason
 
 @dataclass(frozen=True)
 class Told:
-    kind_name: str
+    kind: EventKind
     source: IpAddress | None = ip_address("10.0.0.1")
     source_port: int = 4000
     destination: IpAddress | None = ip_address("10.0.0.2")
@@ -38,41 +39,52 @@ def flows() -> KernelFlows:
     return KernelFlows(directory, now=clock)
 
 
-CLOSED = Told("CLOSED", bytes_sent=78, bytes_received=900, duration_ns=5_000_000)
+CLOSED = Told(EventKind.CLOSED, bytes_sent=78, bytes_received=900, duration_ns=5_000_000)
 
 
-def test_a_connection_is_proven_open_and_ended() -> None:
+def sides(records: list[ConnectionRecord]) -> dict[str, ConnectionRecord]:
+    return {record.direction: record for record in records}
+
+
+def test_a_connection_is_proven_open_and_ended_at_both_sides() -> None:
     followed = flows()
-    assert followed.observe([Told("ATTESTED"), Told("CONNECTED", duration_ns=80_000)]) == []
-    (record,) = followed.open_records()
-    assert (record.open, record.attested, record.connect_us) == (True, True, 80)
-    assert record.source_workload == "shop/curl"
-    assert record.original_destination == "10.96.0.10:80"
-    (record,) = followed.observe([CLOSED])
+    assert followed.observe([Told(EventKind.ATTESTED), Told(EventKind.CONNECTED, duration_ns=80_000)]) == []
+    opened = sides(followed.open_records())
+    assert all(record.open and record.attested for record in opened.values())
+    assert opened["outbound"].connect_us == 80
+    assert opened["outbound"].source_workload == "shop/curl"
+    assert opened["inbound"].original_destination == "10.96.0.10:80"
+    ended = sides(followed.observe([CLOSED]))
     assert followed.open_records() == []
-    assert (record.open, record.attested, record.connect_us) == (False, True, 80)
-    assert (record.bytes_sent, record.bytes_received) == (78, 900)
-    assert record.duration_us == 5000
-    assert record.path is Path.KERNEL
-    assert record.source_identity == "spiffe://cluster.local/ns/shop/sa/curl"
+    out, into = ended["outbound"], ended["inbound"]
+    assert not out.open
+    assert out.attested
+    assert (out.connect_us, out.duration_us) == (80, 5000)
+    assert (out.bytes_sent, out.bytes_received) == (78, 900)
+    assert (into.bytes_sent, into.bytes_received) == (900, 78)
+    assert into.path is Path.KERNEL
+    assert into.attested
+    assert into.source_identity == "spiffe://cluster.local/ns/shop/sa/curl"
+    assert into.destination_identity == "spiffe://cluster.local/ns/shop/sa/web"
 
 
 def test_order_of_proof_and_connect_does_not_matter() -> None:
     followed = flows()
-    followed.observe([Told("CONNECTED"), Told("ATTESTED")])
-    assert followed.open_records()[0].attested
+    followed.observe([Told(EventKind.CONNECTED), Told(EventKind.ATTESTED)])
+    assert sides(followed.open_records())["outbound"].attested
 
 
 def test_without_proof_or_with_another_ones_proof_it_is_only_claimed() -> None:
     followed = flows()
-    followed.observe([Told("CONNECTED")])
-    assert not followed.open_records()[0].attested
+    followed.observe([Told(EventKind.CONNECTED)])
+    assert not sides(followed.open_records())["outbound"].attested
     followed = flows()
-    followed.observe([Told("ATTESTED", source_workload=9), Told("CONNECTED")])
-    assert not followed.open_records()[0].attested
+    followed.observe([Told(EventKind.ATTESTED, source_workload=2), Told(EventKind.CONNECTED)])
+    assert not sides(followed.open_records())["outbound"].attested
+    assert not sides(followed.observe([CLOSED]))["outbound"].attested
     followed = flows()
-    followed.observe([Told("ATTESTED", source_port=4001), Told("CONNECTED")])
-    assert not followed.open_records()[0].attested
+    followed.observe([Told(EventKind.ATTESTED, source_port=4001), Told(EventKind.CONNECTED)])
+    assert not sides(followed.open_records())["outbound"].attested
 
 
 def test_a_lost_event_costs_a_detail_not_the_record() -> None:
@@ -85,9 +97,9 @@ def test_what_cannot_be_followed_is_recorded_at_once() -> None:
     outside = ip_address("fd00::9")
     passed, denied, dropped = flows().observe(
         [
-            Told("PASSTHROUGH", destination=outside, destination_workload=0),
-            Told("DENIED", reason=Reason.NO_ENDPOINT, source=None),
-            Told("DROPPED", reason=Reason.CAPTURE_PORT_FROM_OUTSIDE),
+            Told(EventKind.PASSTHROUGH, destination=outside, destination_workload=0),
+            Told(EventKind.DENIED, reason=Reason.NO_ENDPOINT, source=None),
+            Told(EventKind.DROPPED, reason=Reason.CAPTURE_PORT_FROM_OUTSIDE),
         ]
     )
     assert passed.path is Path.PASSTHROUGH

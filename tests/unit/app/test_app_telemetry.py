@@ -110,6 +110,24 @@ def test_a_series_shared_by_two_workloads_never_runs_backwards() -> None:
     assert len(book) == 0
 
 
+def test_a_count_that_began_anew_goes_on_from_where_it_was() -> None:
+    known = tables(peer(1, "curl"), peer(2, "web"))
+    book = SeriesBook()
+    for opened in (5, 2, 3):
+        book.observe([totals(1, 2, opened=opened)], peers=known.peers, services=known.services)
+    assert book_samples(book)["opened", "curl -"] == 8
+
+
+def test_parts_of_one_key_are_summed() -> None:
+    known = tables(peer(1, "curl"), peer(2, "web"))
+    book = SeriesBook()
+    parts = [totals(1, 2, opened=5), totals(1, 2, failed={Reason.NO_ENDPOINT: 2})]
+    book.observe(parts, peers=known.peers, services=known.services)
+    samples = book_samples(book)
+    assert samples["opened", "curl -"] == 5
+    assert samples["failed", "curl NO_ENDPOINT"] == 2
+
+
 def test_flags_are_ztunnels_where_ztunnel_has_one() -> None:
     assert response_flag(Reason.NONE) == "-"
     assert response_flag(Reason.PEER_IDENTITY_MISMATCH) == "IDENTITY_ERROR"

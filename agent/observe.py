@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that carry what happened out of the core and the kernel into telemetry.
+
+::
+
+    core eventfd ──▶ drain_events ──┬─▶ ConnectionRecord ─▶ ledger, access log
+    kernel ring buffer ─▶ events ───┘
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from agent.config import AgentConfig
+from agent.dataplane.sink import Dataplane
+from agent.errors import TunnelError
+from agent.telemetry.access_log import AccessLog
+from agent.telemetry.connections import ConnectionLedger, ConnectionRecord
+from agent.telemetry.directory import Directory
+from agent.telemetry.kernel_flows import KernelFlows
+from agent.telemetry.labels import reason_text
+from agent.tunnel.core import CoreThread
+from agent.tunnel.records import closed_record
+
+if TYPE_CHECKING:
+    from agent.tunnel._hbone import Event
+
+__all__ = ["Observer"]
+
+log = logging.getLogger(__name__)
+
+_GATHER_SECONDS: Final = 0.02
+"""Pause between two drains: one wake-up for many events, and nobody reads a log faster."""
+
+
+class Observer:
+    """Takes events from both sides and keeps what telemetry shows. Lives on the event loop."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.directory = Directory(grace_seconds=config.series_grace_seconds, clock=time.monotonic)
+        self.ledger = ConnectionLedger(kept=config.kept_connections)
+        self.flows = KernelFlows(self.directory, now=time.time)
+        self.access_log = AccessLog(
+            config.access_log, log_format=config.log_format, random=random.random
+        )
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
+
+    async def watch_core(self, core: CoreThread) -> None:
+        """Carry the core's events out, until cancelled.
+
+        Raises:
+            TunnelError: a worker died; the agent must not go on with half a core.
+        """
+        async with _readable(core.event_fd) as wait:
+            while True:
+                await wait()
+                await self._take_core_events(await core.drain_events())
+                await asyncio.sleep(_GATHER_SECONDS)
+
+    async def watch_kernel(self, dataplane: Dataplane) -> None:
+        """Carry the kernel's events out, until cancelled."""
+        async with _readable(dataplane.events_fd()) as wait:
+            while True:
+                await wait()
+                while events := dataplane.events():
+                    await self._record(self.flows.observe(events))
+                    await asyncio.sleep(0)
+                await asyncio.sleep(_GATHER_SECONDS)
+
+    def close(self) -> None:
+        """End the writer and close the access log."""
+        self._writer.shutdown(wait=True)
+        self.access_log.close()
+
+    async def _take_core_events(self, events: "Iterable[Event]") -> None:
+        now = time.time()
+        ended = []
+        for event in events:
+            match event["kind"]:
+                case "connection_closed":
+                    ended.append(closed_record(event, self.directory, now=now))
+                case "worker_panicked":
+                    raise TunnelError(
+                        f"a worker of the tunnel core died: {event.get('detail', '')}. The agent "
+                        "stops, so that no connection is served by half a core"
+                    )
+                case kind:
+                    self._log_event(kind, event)
+        await self._record(ended)
+
+    def _log_event(self, kind: str, event: "Event") -> None:
+        level = logging.DEBUG if kind.startswith("tunnel_") else logging.WARNING
+        if not log.isEnabledFor(level):
+            return
+        own = self.directory.workload(event.get("workload_id", 0))
+        peer = self.directory.workload(event.get("peer_workload_id", 0))
+        fields = {
+            "direction": event.get("direction", ""),
+            "workload": own.text if own else "",
+            "peer": peer.text if peer else "",
+            "source": event.get("source", ""),
+            "destination": event.get("destination", "") or event.get("hbone_address", ""),
+            "reason": reason_text(event["reason"]) if event.get("reason") else "",
+            "detail": event.get("detail", ""),
+        }
+        fields = {name: value for name, value in fields.items() if value}
+        log.log(level, "%s", kind.replace("_", " "), extra={"fields": fields})
+
+    async def _record(self, ended: list[ConnectionRecord]) -> None:
+        if not ended:
+            return
+        self.ledger.add(ended)
+        chosen = self.access_log.select(ended)
+        if chosen:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._writer, self.access_log.write, chosen)
+
+
+@contextlib.asynccontextmanager
+async def _readable(descriptor: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Wait for a descriptor again and again; it is watched only while somebody waits."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+
+    def on_readable() -> None:
+        # The loop is level-triggered: it would call this over and over until the drain is done.
+        loop.remove_reader(descriptor)
+        ready.set()
+
+    async def wait() -> None:
+        ready.clear()
+        loop.add_reader(descriptor, on_readable)
+        await ready.wait()
+
+    try:
+        yield wait
+    finally:
+        loop.remove_reader(descriptor)
