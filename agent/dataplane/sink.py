@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 CARE_SECONDS = 5.0
 """How often failed enrolments are tried again and old records aged."""
 
+_HASH_TYPES = frozenset({1, 5})
+"""BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_HASH: the others cannot fill up."""
+
 DEEP_CARE_ROUNDS = 12
 """Every so many rounds each pod is visited, to put back what somebody took away."""
 
@@ -204,6 +207,21 @@ class Dataplane:
     async def statistics(self) -> dict[Statistic, int]:
         """Losses and nonces, since the maps were made."""
         return await asyncio.to_thread(read_statistics, self._running.maps["statistics"])
+
+    async def map_fill(self) -> dict[str, tuple[int, int]]:
+        """Map -> (entries, most entries), of every map that can fill up."""
+        return await asyncio.to_thread(self._map_fill)
+
+    def _map_fill(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for name, fd in self._running.maps.items():
+            info = bpf.map_info(fd)
+            if info.type not in _HASH_TYPES:
+                continue
+            table = self._tables.get(name)
+            entries = sum(1 for _ in bpf.batch_items(fd, info)) if table is None else len(table.have)
+            found[name] = (entries, info.max_entries)
+        return found
 
     def flow_records_fd(self) -> int:
         """The map that the core reads after accept(); duplicate it to keep it."""
