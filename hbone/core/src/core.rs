@@ -101,7 +101,7 @@ impl Core {
     }
 
     /// Every waiting event, oldest first.
-    pub fn drain_events(&self) -> Vec<Box<Event>> {
+    pub fn drain_events(&self) -> Vec<Event> {
         self.events.drain()
     }
 

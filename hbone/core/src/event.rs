@@ -131,10 +131,10 @@ impl Events {
     }
 
     /// Silences the bell first, so that an event that comes meanwhile rings it again.
-    pub fn drain(&self) -> Vec<Box<Event>> {
+    pub fn drain(&self) -> Vec<Event> {
         self.shared.bell.reset();
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.try_iter().collect()
+        queue.try_iter().map(|event| *event).collect()
     }
 }
 

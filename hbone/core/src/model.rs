@@ -37,7 +37,8 @@ pub struct Workload {
     pub netns: OwnedFd,
     pub netns_cookie: u64,
     pub addresses: Vec<IpAddr>,
-    /// SO_MARK of the sockets that dial its applications with the client's address.
+    /// SO_MARK of the sockets that dial its applications with the client's address. 0: neither
+    /// mark nor IP_TRANSPARENT (which need CAP_NET_ADMIN), for clients whose address is local.
     pub mark: u32,
     /// Sent as `baggage` with CONNECT and with its answer; percent-encoded already.
     pub baggage: Arc<str>,

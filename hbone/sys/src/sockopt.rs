@@ -23,3 +23,25 @@ pub(crate) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
         Err(io::Error::last_os_error())
     }
 }
+
+/// Reads an option whose value is one u64.
+pub(crate) fn get_u64(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<u64> {
+    let mut value = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `value`, and both outlive the
+    // call; any bit pattern is a valid u64.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut value).cast(),
+            std::ptr::from_mut(&mut length),
+        )
+    };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

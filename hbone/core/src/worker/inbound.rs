@@ -130,7 +130,8 @@ impl Worker {
     /// The dial has come to an end: 200, and bytes flow; or 503.
     pub(super) fn app_dialled(&mut self, handle: Handle) {
         let stream = &mut self.streams[handle];
-        if socket::take_error(&stream.fd).is_err() {
+        // Writable and not hung up is connected; only else is there an error to ask for.
+        if stream.hung_up && socket::take_error(&stream.fd).is_err() {
             return self.refuse_dialling(handle, Reason::AppConnectFailed);
         }
         let Some((tunnel, key)) = stream.carrier else {
@@ -212,7 +213,9 @@ impl Worker {
         let destination = about.destination;
         let dial = |worker: &mut Self, source: IpAddr| -> std::io::Result<OwnedFd> {
             let fd = worker.socket_in(&about.workload, destination)?;
-            socket::set_transparent(&fd, source, about.workload.mark)?;
+            if about.workload.mark != 0 {
+                socket::set_transparent(&fd, source, about.workload.mark)?;
+            }
             socket::bind_address(&fd, source)?;
             socket::set_nodelay(&fd)?;
             worker.apply_congestion_control(&fd);

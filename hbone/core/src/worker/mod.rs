@@ -93,8 +93,9 @@ pub(crate) struct Worker {
     epoll: Epoll,
     /// The namespace of the agent, to go back to after making a socket in a pod's.
     home: OwnedFd,
-    /// Cookie of the pod's namespace that this thread is in right now.
-    away: Option<u64>,
+    home_cookie: u64,
+    /// Cookie of the namespace that this thread is in right now.
+    netns_cookie: u64,
     started: Instant,
     /// Taken once per wake.
     now: Instant,
@@ -146,6 +147,8 @@ impl Worker {
         epoll
             .add_level(bell.as_fd(), Token::Bell.encode())
             .map_err(|e| Error::System("epoll_ctl", e))?;
+        let home_cookie =
+            netns::current_cookie().map_err(|e| Error::System("SO_NETNS_COOKIE", e))?;
         let pool = Pool::new(PoolConfig {
             max_streams: STREAMS_PER_TUNNEL as u32,
             idle: Millis(setup.config.pool_idle.as_millis() as u64),
@@ -164,7 +167,8 @@ impl Worker {
             epoll,
             home: netns::open_current()
                 .map_err(|e| Error::System("/proc/thread-self/ns/net", e))?,
-            away: None,
+            home_cookie,
+            netns_cookie: home_cookie,
             started: now,
             now,
             random: Random::new(),
@@ -281,16 +285,17 @@ impl Worker {
     /// A socket in the pod's namespace. The thread stays there until another pod's socket is made
     /// or the wake ends, since changing costs 0.6 us each way.
     fn socket_in(&mut self, workload: &Workload, to: SocketAddr) -> std::io::Result<OwnedFd> {
-        if self.away != Some(workload.netns_cookie) {
+        if self.netns_cookie != workload.netns_cookie {
             netns::enter(workload.netns.as_fd())?;
-            self.away = Some(workload.netns_cookie);
+            self.netns_cookie = workload.netns_cookie;
         }
         socket::tcp(to)
     }
 
     /// A sleeping thread must not keep the namespace of a deleted pod alive.
     fn go_home(&mut self) {
-        if self.away.take().is_some() {
+        if self.netns_cookie != self.home_cookie {
+            self.netns_cookie = self.home_cookie;
             netns::enter(self.home.as_fd()).expect("the way back to the agent's own netns is open");
         }
     }

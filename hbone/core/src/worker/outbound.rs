@@ -163,8 +163,7 @@ impl Worker {
 
     /// The handshake is done: the tunnel takes those who wait for it.
     pub(super) fn tunnel_connected(&mut self, handle: Handle) {
-        let tunnel = &mut self.tunnels[handle];
-        tunnel.local = socket::local_address(&tunnel.fd).unwrap_or(tunnel.local);
+        let tunnel = &self.tunnels[handle];
         let Some(key) = tunnel.key else { return };
         let streams = tunnel.open_ref().map_or(0, |open| open.h2.max_streams());
         let mut ready = Vec::new();

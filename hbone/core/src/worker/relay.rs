@@ -262,7 +262,9 @@ impl Worker {
         for range in ranges {
             let skipped = skip.min(range.len());
             skip -= skipped;
-            stream.pending.extend_from_slice(&buffer[range.start + skipped..range.end]);
+            stream
+                .pending
+                .extend_from_slice(&buffer[range.start + skipped..range.end]);
         }
         let kept = stream.pending.len() - before;
         self.pending_bytes += kept;
@@ -270,7 +272,10 @@ impl Worker {
             return;
         }
         if let Some((tunnel, key)) = stream.carrier
-            && let Some(open) = self.tunnels.get_mut(tunnel).and_then(|tunnel| tunnel.open_mut())
+            && let Some(open) = self
+                .tunnels
+                .get_mut(tunnel)
+                .and_then(|tunnel| tunnel.open_mut())
         {
             open.h2.set_aside(key, kept);
             self.mark_dirty(tunnel);

@@ -63,6 +63,7 @@ impl Worker {
             Errno::TIMEDOUT => (Reason::UpstreamConnectTimeout, error.to_string()),
             _ => (Reason::UpstreamConnectFailed, error.to_string()),
         })?;
+        tunnel.local = socket::local_address(&tunnel.fd).unwrap_or(tunnel.local);
         let State::Connecting(svid, expected) = std::mem::replace(&mut tunnel.state, State::Closed)
         else {
             return Ok(());
@@ -250,7 +251,11 @@ impl Worker {
     pub(super) fn send_out(&mut self, handle: Handle) -> Result<(), Lost> {
         let tunnel = &mut self.tunnels[handle];
         if let State::Open(open) = &mut tunnel.state {
-            put_control(&mut tunnel.outbox, &mut self.buffers, open).map_err(record_lost)?;
+            // To a peer that reads nothing we owe no endless answers: what it asks for stays with
+            // the protocol core, which bounds it.
+            if tunnel.writable || tunnel.outbox.unsent() <= UNSENT_HIGH {
+                put_control(&mut tunnel.outbox, &mut self.buffers, open).map_err(record_lost)?;
+            }
             tunnel.outbox.seal(&mut open.session).map_err(record_lost)?;
             while let Some(record) = open.session.pending_out() {
                 tunnel.outbox.put_raw(&mut self.buffers, &record);
