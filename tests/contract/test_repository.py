@@ -47,7 +47,9 @@ def test_no_source_is_too_long() -> None:
     assert not long
 
 
-@pytest.mark.parametrize("pattern", [r"/home/\w", r"/root/", r"/work/", r"\bTODO\b|\bFIXME\b|\bXXX\b"])
+@pytest.mark.parametrize(
+    "pattern", [r"/home/\w", r"/root/", r"/work/", r"\bTODO\b|\bFIXME\b|\bXXX\b"]
+)
 def test_no_path_of_a_machine_and_no_unfinished_mark(pattern: str) -> None:
     found = []
     for path in tracked():

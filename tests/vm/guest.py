@@ -69,7 +69,9 @@ sleep 10
 """
 
 
-def run(kernel: Kernel, command: list[str], *, cwd: Path, limit_seconds: float, memory_mb: int) -> int:
+def run(
+    kernel: Kernel, command: list[str], *, cwd: Path, limit_seconds: float, memory_mb: int
+) -> int:
     """Run ``command`` under ``kernel``; its output appears here as it comes.
 
     Returns the command's exit status, TIMED_OUT, or DIED when the guest ended without one (the end
@@ -91,7 +93,8 @@ def run(kernel: Kernel, command: list[str], *, cwd: Path, limit_seconds: float, 
         with subprocess.Popen(
             _qemu(kernel, initrd, folder, memory_mb),
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL),  # dies with us
+            # qemu dies with us. One thread here: the usual danger of preexec_fn is absent.
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL),  # noqa: PLW1509
         ) as qemu:
             try:
                 return _watch(qemu, folder, limit_seconds)

@@ -19,9 +19,12 @@ CACHE = Path(os.environ.get("NODEMESH_VM_CACHE", "/var/cache/nodemesh-vm"))
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 
 # Half of a kernel's size and nothing a test of ours touches.
-UNUSED_MODULES = (
+UNUSED_MODULES = (  # by path below kernel/
     "sound",
-    *(f"drivers/{name}" for name in ("gpu", "media", "scsi", "infiniband", "staging", "usb", "iio")),
+    *(
+        f"drivers/{name}"
+        for name in ("gpu", "media", "scsi", "infiniband", "staging", "usb", "iio")
+    ),
     *(f"drivers/net/{name}" for name in ("ethernet", "wireless")),
 )
 
@@ -109,7 +112,7 @@ def _newest(series: str) -> str:
     ]
     if not versions:
         raise SystemExit(
-            f"no Debian kernel {series} with headers in this machine's apt suites; run apt-get update"
+            f"no Debian kernel {series} with headers in this machine's suites: apt-get update?"
         )
     return max(versions, key=lambda v: [int(part) for part in re.findall(r"\d+", v)])
 
@@ -117,7 +120,9 @@ def _newest(series: str) -> str:
 def _wanted_packages(version: str) -> list[str]:
     """The image, its headers, and (where Debian splits them) the parts the image depends on."""
     image = f"linux-image-{version}-amd64"
-    depends = re.findall(r"Depends: (linux-(?:binary|modules|base)-\S+)", _apt("cache", "depends", image))
+    depends = re.findall(
+        r"Depends: (linux-(?:binary|modules|base)-\S+)", _apt("cache", "depends", image)
+    )
     wanted = [image, f"linux-headers-{version}-amd64", f"linux-headers-{version}-common", *depends]
     for package in depends:
         wanted += re.findall(r"Depends: (linux-modules-\S+)", _apt("cache", "depends", package))
