@@ -11,12 +11,15 @@
 //! ```
 //! Rules that need no stream are enforced here: sizes, ids 0 or not 0, the order of fragments.
 
-use std::ops::Range;
+mod form;
+mod piece;
 
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{HEADER_LEN, Header, PREFACE, flag, kind};
 use crate::limits::{MAX_CONTINUATIONS, MAX_SETTINGS_ENTRIES};
 use crate::settings::ENTRY_LEN;
+use form::{check_stream_zero, size, unpadded};
+pub(crate) use piece::Piece;
 
 /// GOAWAY's fixed part; its debug data is not kept.
 const GOAWAY_LEN: u32 = 8;
@@ -25,31 +28,6 @@ const HEADERS_EXTRA: u32 = 6;
 
 /// Buffer sizes worth keeping between header blocks.
 const KEEP: usize = 4096;
-
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
-    /// A DATA frame begins: `flow` bytes count for the windows, `data` of them are the app's.
-    Begin {
-        stream: u32,
-        flow: u32,
-        data: u32,
-        end: bool,
-    },
-    /// Bytes of that frame; `last` once per frame, when all of it (and its padding) came.
-    Chunk { range: Range<usize>, last: bool },
-    /// A complete header block.
-    Headers {
-        stream: u32,
-        end: bool,
-        block: &'a [u8],
-    },
-    /// Any other complete frame.
-    Frame { header: Header, payload: &'a [u8] },
-    /// Part of a header block whose rest is to come.
-    Fragment,
-    /// A frame of a type that we do not know; it is skipped.
-    Unknown,
-}
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -401,51 +379,5 @@ impl Reader {
             end: open.end,
             block: &self.block,
         }))
-    }
-}
-
-/// Where the fragment lies in a HEADERS payload, without padding and priority (RFC 9113 section 6.2).
-fn unpadded(header: Header, payload: &[u8]) -> Result<Range<usize>, ConnectionError> {
-    let mut start = 0;
-    let mut pad = 0;
-    if header.has(flag::PADDED) {
-        pad = usize::from(*payload.first().ok_or(FRAME_SIZE)?);
-        start = 1;
-    }
-    if header.has(flag::PRIORITY) {
-        start += 5;
-    }
-    size(start <= payload.len())?;
-    let end = payload.len() - start;
-    let end = end
-        .checked_sub(pad)
-        .ok_or(ConnectionError::protocol("padding"))?
-        + start;
-    Ok(start..end)
-}
-
-const FRAME_SIZE: ConnectionError =
-    ConnectionError::broke(ErrorCode::FRAME_SIZE_ERROR, "frame_size");
-
-fn size(right: bool) -> Result<(), ConnectionError> {
-    if right { Ok(()) } else { Err(FRAME_SIZE) }
-}
-
-/// Which frames are about the connection, which about a stream, which about either.
-fn check_stream_zero(header: Header) -> Result<(), ConnectionError> {
-    let right = match header.kind {
-        kind::SETTINGS | kind::PING | kind::GOAWAY => header.stream == 0,
-        kind::DATA
-        | kind::HEADERS
-        | kind::PRIORITY
-        | kind::RST_STREAM
-        | kind::PUSH_PROMISE
-        | kind::CONTINUATION => header.stream != 0,
-        _ => true,
-    };
-    if right {
-        Ok(())
-    } else {
-        Err(ConnectionError::protocol("stream_id_zero"))
     }
 }

@@ -202,3 +202,49 @@ impl From<&ConnectionError> for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `    NAME = 7` lines of the enumeration that is the source of all reasons.
+    fn source() -> Vec<(String, u32)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../mesh/reasons.py");
+        let text = std::fs::read_to_string(path).expect("mesh/reasons.py");
+        let entry = |line: &str| {
+            let (name, number) = line.strip_prefix("    ")?.split_once(" = ")?;
+            let upper = name
+                .bytes()
+                .all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+            let number = number.parse().ok()?;
+            upper.then(|| (name.to_lowercase().replace('_', "-"), number))
+        };
+        text.lines().filter_map(entry).collect()
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_mesh() {
+        let ours: Vec<_> = Reason::ALL
+            .iter()
+            .map(|r| (r.text().to_owned(), r.number()))
+            .collect();
+        assert_eq!(ours, source());
+        for &reason in Reason::ALL {
+            assert_eq!(Reason::from_number(reason.number()), Some(reason));
+        }
+        assert_eq!(Reason::from_number(9999), None);
+    }
+
+    #[test]
+    fn statuses_as_ztunnel_has_them() {
+        assert_eq!(Reason::PolicyDeny.status(), 401);
+        assert_eq!(Reason::NotConnect.status(), 400);
+        assert_eq!(Reason::BadAuthority.status(), 400);
+        assert_eq!(Reason::UnknownWorkload.status(), 503);
+        assert_eq!(Reason::AppConnectFailed.status(), 503);
+        assert_eq!(Reason::from_status(401), Reason::ConnectDenied);
+        assert_eq!(Reason::from_status(503), Reason::ConnectUnavailable);
+        assert_eq!(Reason::from_status(418), Reason::ConnectBadRequest);
+        assert_eq!(Reason::from_status(200), Reason::None);
+    }
+}

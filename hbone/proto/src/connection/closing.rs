@@ -153,6 +153,7 @@ impl Core {
                         user: stream.user,
                         code: ErrorCode::REFUSED_STREAM,
                         unprocessed: true,
+                        complete: false,
                     });
                 }
             }

@@ -11,8 +11,8 @@ use crate::stream::StreamKey;
 /// Something that happened, in the order it happened. `user` is the caller's mark of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Server: a CONNECT arrived. Give it a mark with [`Connection::set_user`] and answer it with
-    /// [`Connection::respond`]. DATA may follow before the answer.
+    /// Server: a CONNECT arrived. Give it a mark with [`Connection::set_user`](crate::Connection::set_user) and answer it with
+    /// [`Connection::respond`](crate::Connection::respond). DATA may follow before the answer.
     Opened {
         /// The new stream.
         stream: StreamKey,
@@ -51,8 +51,15 @@ pub enum Event {
         /// The peer ends its half after these bytes.
         end: bool,
     },
-    /// The stream is gone and its key dead: reset by the peer, or by us because the peer broke the
-    /// rules of the stream. Bytes not yet consumed were credited already.
+    /// Reset by the peer, or by us because the peer broke the rules of the stream. Nothing more can be
+    /// sent or will be received; bytes not yet consumed were credited and the key is dead.
+    ///
+    /// Except when `complete`: the peer had ended its half in order before, so what was received is
+    /// all there is, and the app should get it. While some of it is not consumed the key lives on;
+    /// call [`Connection::consumed`] as ever, or [`Connection::reset`] if the app is gone.
+    ///
+    /// [`Connection::consumed`]: crate::Connection::consumed
+    /// [`Connection::reset`]: crate::Connection::reset
     Reset {
         /// The stream.
         stream: StreamKey,
@@ -62,12 +69,14 @@ pub enum Event {
         code: ErrorCode,
         /// The peer says that it did nothing with the request: it may be sent again elsewhere.
         unprocessed: bool,
+        /// The peer had ended its half in order.
+        complete: bool,
     },
     /// The peer takes no new streams. Streams that it will not process were reset before this.
     GoAway {
         /// Its code.
         code: ErrorCode,
     },
-    /// The peer's SETTINGS arrived: [`Connection::max_streams`] may have changed.
+    /// The peer's SETTINGS arrived: [`Connection::max_streams`](crate::Connection::max_streams) may have changed.
     SettingsChanged,
 }

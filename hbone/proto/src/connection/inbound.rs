@@ -5,14 +5,10 @@
 //! make them, and resetting on demand is an attack (CVE-2025-8671). Streams alone end for malformed
 //! messages and overflowed windows.
 
-use crate::connect::{ConnectResponse, Refusal, RequestFields, ResponseFields};
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{Header, flag, kind};
-use crate::hpack::Outcome;
-use crate::limits::ENTRIES_PER_STREAM;
 use crate::reader::Piece;
-use crate::reason::Reason;
-use crate::stream::{Half, Stream, StreamKey};
+use crate::stream::{Half, StreamKey};
 use crate::time::Millis;
 
 use super::{Core, Event, Role};
@@ -25,7 +21,7 @@ pub(super) struct CurrentData {
     end: bool,
 }
 
-type Done = Result<(), ConnectionError>;
+pub(super) type Done = Result<(), ConnectionError>;
 
 impl Core {
     pub(super) fn piece(&mut self, now: Millis, piece: Piece<'_>, events: &mut Vec<Event>) -> Done {
@@ -79,12 +75,12 @@ impl Core {
         }
     }
 
-    fn glitch(&mut self, now: Millis) -> Done {
+    pub(super) fn glitch(&mut self, now: Millis) -> Done {
         self.buckets.glitches.take(now, "too_many_glitches")
     }
 
     /// Nobody opened this stream yet (RFC 9113 section 5.1). Servers open none here.
-    fn is_idle(&self, id: u32) -> bool {
+    pub(super) fn is_idle(&self, id: u32) -> bool {
         id.is_multiple_of(2) || id >= self.next_id
     }
 
@@ -151,178 +147,6 @@ impl Core {
         }
     }
 
-    fn on_request(
-        &mut self,
-        now: Millis,
-        id: u32,
-        end: bool,
-        block: &[u8],
-        events: &mut Vec<Event>,
-    ) -> Done {
-        let mut fields = RequestFields::default();
-        // Decoded whatever becomes of it: the table must stay in step.
-        let limit = self.config.max_header_list as usize;
-        let outcome = self
-            .decoder
-            .decode(block, limit, |name, value| fields.field(name, value))
-            .map_err(|_| ConnectionError::broke(ErrorCode::COMPRESSION_ERROR, "hpack"))?;
-        if id.is_multiple_of(2) {
-            return Err(ConnectionError::protocol("even_stream_id"));
-        }
-        if id < self.next_id {
-            return self.on_trailers(now, id, end, events);
-        }
-        let full = self.active >= self.config.max_streams as usize
-            || self.streams.len() >= self.config.max_streams as usize * ENTRIES_PER_STREAM;
-        self.next_id = id + 2;
-        if full || self.closing.refuses() {
-            return self.force_reset(now, id, ErrorCode::REFUSED_STREAM);
-        }
-        let (status, reason) = match (outcome, fields.finish()) {
-            (Outcome::TooLarge, _) => (431, Reason::ResourceLimit),
-            (_, Ok(request)) => {
-                let window = self.peer.initial_window;
-                let stream = Stream::arrived(id, end, window, self.stream_window);
-                let stream = self.insert(stream);
-                events.push(Event::Opened {
-                    stream,
-                    request: Box::new(request),
-                    end,
-                });
-                return Ok(());
-            }
-            (_, Err(Refusal::NotConnect)) => (400, Reason::NotConnect),
-            (_, Err(Refusal::BadAuthority)) => (400, Reason::BadAuthority),
-            (_, Err(Refusal::Malformed)) => {
-                return self.force_reset(now, id, ErrorCode::PROTOCOL_ERROR);
-            }
-        };
-        self.buckets
-            .forced_resets
-            .take(now, "too_many_refused_requests")?;
-        self.control.reply()?;
-        self.send_response(
-            id,
-            &ConnectResponse {
-                status,
-                baggage: None,
-            },
-            true,
-        );
-        if !end {
-            self.stop_request(id);
-        }
-        events.push(Event::Refused { status, reason });
-        Ok(())
-    }
-
-    fn on_response(
-        &mut self,
-        now: Millis,
-        id: u32,
-        end: bool,
-        block: &[u8],
-        events: &mut Vec<Event>,
-    ) -> Done {
-        let mut fields = ResponseFields::default();
-        let limit = self.config.max_header_list as usize;
-        let outcome = self
-            .decoder
-            .decode(block, limit, |name, value| fields.field(name, value))
-            .map_err(|_| ConnectionError::broke(ErrorCode::COMPRESSION_ERROR, "hpack"))?;
-        if self.is_idle(id) {
-            return Err(ConnectionError::protocol("headers_on_idle_stream"));
-        }
-        let Some(key) = self.streams.find(id) else {
-            return self.glitch(now);
-        };
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
-        if stream.recv != Half::Expecting {
-            return self.on_trailers(now, id, end, events);
-        }
-        let response = match (outcome, fields.finish()) {
-            (Outcome::Complete, Ok(response)) => response,
-            _ => return self.break_stream(now, key, ErrorCode::PROTOCOL_ERROR, events),
-        };
-        if response.status / 100 == 1 {
-            // An interim answer: the final one follows (RFC 9113 section 8.1).
-            if end {
-                return self.break_stream(now, key, ErrorCode::PROTOCOL_ERROR, events);
-            }
-            return self.glitch(now);
-        }
-        stream.recv = Half::Flowing;
-        let user = stream.user;
-        events.push(Event::Response {
-            stream: key,
-            user,
-            response: Box::new(response),
-            end,
-        });
-        if end {
-            self.end_half(key, false, true);
-        }
-        Ok(())
-    }
-
-    /// HEADERS on a stream that had some. Trailers say nothing to us but the end.
-    fn on_trailers(&mut self, now: Millis, id: u32, end: bool, events: &mut Vec<Event>) -> Done {
-        let Some(key) = self.streams.find(id) else {
-            return self.glitch(now);
-        };
-        let Some(stream) = self.streams.get(key) else {
-            return Ok(());
-        };
-        if stream.recv == Half::Ended {
-            return Err(ConnectionError::broke(
-                ErrorCode::STREAM_CLOSED,
-                "headers_after_end",
-            ));
-        }
-        if !end {
-            return self.break_stream(now, key, ErrorCode::PROTOCOL_ERROR, events);
-        }
-        events.push(Event::Data {
-            stream: key,
-            user: stream.user,
-            range: 0..0,
-            end: true,
-        });
-        self.end_half(key, false, true);
-        Ok(())
-    }
-
-    /// A stream that never was the caller's is reset.
-    fn force_reset(&mut self, now: Millis, id: u32, code: ErrorCode) -> Done {
-        self.buckets
-            .forced_resets
-            .take(now, "too_many_internal_resets")?;
-        self.control.reply()?;
-        self.control.reset(id, code);
-        Ok(())
-    }
-
-    /// The peer broke the rules of one stream.
-    fn break_stream(
-        &mut self,
-        now: Millis,
-        key: StreamKey,
-        code: ErrorCode,
-        events: &mut Vec<Event>,
-    ) -> Done {
-        if let Some(stream) = self.remove(key) {
-            events.push(Event::Reset {
-                stream: key,
-                user: stream.user,
-                code,
-                unprocessed: false,
-            });
-        }
-        self.force_reset(now, key.id, code)
-    }
-
     fn on_reset(&mut self, now: Millis, id: u32, code: ErrorCode, events: &mut Vec<Event>) -> Done {
         if self.is_idle(id) {
             return Err(ConnectionError::protocol("reset_on_idle_stream"));
@@ -336,8 +160,9 @@ impl Core {
         let user = stream.user;
         let unprocessed = code == ErrorCode::REFUSED_STREAM;
         let was_closed = stream.is_closed();
-        if stream.recv == Half::Ended && stream.held > 0 {
-            // It had ended in order: the app may still take its bytes, within the window's bound.
+        let complete = stream.recv == Half::Ended;
+        if complete && stream.held > 0 {
+            // The app may still take its bytes, within the window's bound.
             self.end_half(key, true, false);
         } else {
             self.remove(key);
@@ -348,6 +173,7 @@ impl Core {
                 user,
                 code,
                 unprocessed,
+                complete,
             });
         }
         match (self.role, unanswered) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One HTTP/2 connection that carries CONNECT streams.
 //!
-//! `inbound` says what received frames mean, `outbound` what the caller may send, `closing` how a
-//! connection ends. All share [`Core`]; the byte reader stands beside it so that a piece may borrow
+//! `inbound` and `messages` say what received frames mean, `outbound` what the caller may send, `closing` how a
+//! connection ends. All share `Core`; the byte reader stands beside it so that a piece may borrow
 //! from the one while the other changes.
 
 mod closing;
@@ -11,6 +11,7 @@ mod control;
 mod event;
 mod inbound;
 mod keepalive;
+mod messages;
 mod outbound;
 #[cfg(test)]
 mod tests;

@@ -93,6 +93,7 @@ fn goaway_gives_back_what_was_not_processed() {
         user: 2,
         code,
         unprocessed: true,
+        complete: false,
     };
     assert_eq!(
         events,
@@ -119,7 +120,8 @@ fn resets_tell_what_happened() {
             stream: key,
             user: 5,
             code,
-            unprocessed: true
+            unprocessed: true,
+            complete: false
         }]
     );
     assert_eq!(Reason::from_reset(code), Reason::StreamReset);

@@ -109,7 +109,8 @@ fn a_refusal_ends_the_stream_both_ways() {
             stream: key,
             user: 0,
             code,
-            unprocessed: false
+            unprocessed: false,
+            complete: true
         }
     );
     assert_eq!(client.streams(), 0);

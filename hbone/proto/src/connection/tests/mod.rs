@@ -155,6 +155,9 @@ impl Connection {
     /// What must hold between any two calls.
     fn check(&mut self) {
         let core = &mut self.core;
+        if core.failed.is_some() {
+            return;
+        }
         let mut held = 0;
         let mut active = 0;
         for (_, stream) in core.streams.iter_mut() {

@@ -127,8 +127,8 @@ impl Side {
                     app.end_received |= end;
                 }
                 Event::Reset { stream, .. } => {
-                    let app = self.app(stream);
-                    app.dead = true;
+                    self.app(stream).dead = true;
+                    self.connection.reset(stream, ErrorCode::CANCEL);
                 }
                 Event::SettingsChanged => {}
                 other => panic!("{other:?}"),

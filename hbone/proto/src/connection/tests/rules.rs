@@ -193,6 +193,7 @@ fn a_malformed_message_ends_its_stream_alone() {
         user: 7,
         code: PROTOCOL,
         unprocessed: false,
+        complete: false,
     };
     assert_eq!(events, [gone]);
     assert!(!client.is_live(key));
@@ -281,7 +282,8 @@ fn tight() -> Connection {
 
 #[test]
 fn floods_are_told_to_calm_down() {
-    let cases: &[(&dyn Fn(u32) -> Vec<u8>, &str)] = &[
+    type Attack<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+    let cases: &[(Attack<'_>, &str)] = &[
         (
             &|n| [connect(n), reset_frame(n, ErrorCode::CANCEL)].concat(),
             "too_many_unanswered_resets",
