@@ -43,7 +43,7 @@ _RETRY_MOST_SECONDS: Final = 30.0
 
 
 class Applier:
-    """Owns what is applied: one task for Tables, one for certificates, one for pods that changed."""
+    """Owns what is applied: a task for Tables, one for certificates, one for pods that changed."""
 
     def __init__(
         self,

@@ -111,6 +111,10 @@ class KernelFlows:
 
     def _connect(self, key: _Tuple, event: KernelEvent) -> None:
         record = self._record(event, Path.KERNEL)
+        if event.source_workload == event.destination_workload != 0:
+            # A pod that calls itself goes over its lo, where there is no guard and no stranger:
+            # the kernel knows the socket's pod, and that it stays there.
+            self._attest(key, event)
         proven = self._inbound.get(key)
         if proven is not None:
             # The guard does not know what was dialled before the service was resolved.

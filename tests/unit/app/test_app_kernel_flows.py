@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel tells, put together: proof, end, and what happens when a part is lost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from app_rows import Clock, peer, tables
@@ -85,6 +85,16 @@ def test_without_proof_or_with_another_ones_proof_it_is_only_claimed() -> None:
     followed = flows()
     followed.observe([Told(EventKind.ATTESTED, source_port=4001), Told(EventKind.CONNECTED)])
     assert not sides(followed.open_records())["outbound"].attested
+
+
+def test_a_pod_that_calls_itself_needs_no_nonce() -> None:
+    followed = flows()
+    followed.observe([Told(EventKind.CONNECTED, destination_workload=1)])
+    ended = sides(followed.observe([replace(CLOSED, destination_workload=1)]))
+    assert ended["inbound"].attested
+    assert ended["inbound"].source_identity == ended["inbound"].destination_identity != ""
+    followed.observe([Told(EventKind.CONNECTED, source_workload=0, destination_workload=0)])
+    assert "inbound" not in sides(followed.open_records())
 
 
 def test_a_lost_event_costs_a_detail_not_the_record() -> None:
