@@ -71,11 +71,19 @@ inline_only struct udp_peer *oldest_peer(struct udp_state *state)
 	return oldest;
 }
 
-/* A datagram to the endpoint itself: replies from there are no longer the VIP's. */
-inline_only void forget_endpoint(struct udp_state *state, const struct dial *dial)
+/*
+ * A datagram to the endpoint itself: replies from there are no longer the VIP's. But a connected
+ * IPv4-mapped socket sends by way of sendmsg4 with the address that connect() was given.
+ */
+inline_only void forget_endpoint(struct bpf_sock *sk, struct udp_state *state,
+				 const struct dial *dial)
 {
+	struct socket_state *connected = sockets.sk_storage_get(sk, 0, 0);
 	u32 i;
 
+	if (connected && connected->upstream_port == dial->port &&
+	    address_equal(&connected->upstream, &dial->address))
+		return;
 #pragma unroll
 	for (i = 0; i < UDP_PEERS; i++) {
 		struct udp_peer *peer = &state->peers[i];
@@ -157,7 +165,7 @@ inline_only int resolve_udp(struct bpf_sock_addr *ctx, struct dial *dial, u32 so
 	}
 	if (!dial->rewritten) {
 		if (state)
-			forget_endpoint(state, dial);
+			forget_endpoint(sk, state, dial);
 		return CONNECT_PASS;
 	}
 	resolve_workload(dial);

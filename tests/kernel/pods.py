@@ -74,6 +74,20 @@ class Pod:
         """As a process of the pod: in its cgroup, so the hooks see it."""
         return run_as(self.cgroup, self.fd, function)
 
+    def run_socket(self, function: Callable[[], socket.socket]) -> socket.socket:
+        """A socket that a process of the pod has made, passed out of it; it stays the pod's."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+        def make() -> None:
+            made = function()
+            socket.send_fds(theirs, [b"x"], [made.fileno()])
+
+        self.run(make)
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        ours.close()
+        theirs.close()
+        return socket.socket(fileno=fds[0])
+
     def inside(self, function: Callable[[], Result]) -> Result:
         """In the pod's netns, but as this process, which no hook sees."""
         return netns.run_in_netns(self.fd, function)
