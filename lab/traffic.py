@@ -228,7 +228,7 @@ def look_up(cluster: Cluster, result: Result, *, seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         records = {side: _record(cluster, node, side, source) for side, node in ends.items()}
-        if _settled(flow, records) or time.monotonic() > deadline:
+        if _settled(flow, answer, records) or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     _judge_records(cluster, result, answer, records)
@@ -245,13 +245,11 @@ def _record(cluster: Cluster, node: str, side: str, source: str) -> Record | Non
     return None
 
 
-def _settled(flow: Flow, records: dict[str, Record | None]) -> bool:
+def _settled(flow: Flow, answer: Answer, records: dict[str, Record | None]) -> bool:
     if flow.path == "passthrough":
         return True
     inbound, outbound = records["inbound"], records["outbound"]
-    if inbound is not None and inbound["path"] == "kernel":
-        return True
-    return inbound is not None and outbound is not None
+    return outbound is not None and (inbound is not None or flow.source == answer.server)
 
 
 def _judge_records(
@@ -266,7 +264,10 @@ def _judge_records(
     )
     if result.path != want:
         result.problems.append(f"the path was {result.path}, not {want}")
-    if inbound := records["inbound"]:
+    if flow.source == answer.server and records["outbound"]:
+        # It never leaves the pod: there is nothing to prove, and nobody to prove it to.
+        result.client_identity = str(records["outbound"]["source_identity"])
+    elif inbound := records["inbound"]:
         result.client_identity = str(inbound["source_identity"])
         if not inbound["attested"]:
             result.problems.append("the client's identity was not proven")

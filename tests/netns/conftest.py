@@ -8,7 +8,7 @@ import pytest
 from netns_support import Lab, make_lab
 
 from lab.errors import MissingError
-from lab.host import check_machine
+from lab.host import check_machine, tail
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,11 +27,34 @@ def lab_name() -> str:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """The lab that most tests share, with agents. A test that breaks it mends it."""
+def shared_lab() -> Iterator[Lab]:
+    """The lab with agents that most tests share."""
     made = make_lab(f"nmt-{os.getpid():x}-s")
     try:
         made.cluster.start_mesh()
         yield made
     finally:
         made.cluster.close()
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """The shared lab, with every agent alive before the test and after it."""
+    for node, agent in shared_lab.cluster.agents.items():
+        if not agent.running:
+            shared_lab.cluster.start_agent(node)
+    yield shared_lab
+    dead = [node for node, agent in shared_lab.cluster.agents.items() if not agent.running]
+    assert not dead, f"agents died: {dead}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show the end of the agents' logs beside a failure."""
+    outcome = yield
+    report = outcome.get_result()
+    made = getattr(item, "funcargs", {}).get("shared_lab")
+    if report.failed and made is not None:
+        for node in made.cluster.agents:
+            log = made.cluster.log(f"agent-{node}")
+            report.sections.append((f"log of {node}", tail(log, 12)))

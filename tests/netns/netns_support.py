@@ -13,6 +13,9 @@ from lab.spec import PodSpec, default_spec, node_name
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 STREAMS_PORT = 9000
+ENDED = (7, 52, 55, 56)
+"""What curl says of a connection that is refused or reset: at connect, before, while or after it
+sent (CURLE_COULDNT_CONNECT, GOT_NOTHING, SEND_ERROR, RECV_ERROR)."""
 
 
 class Lab:

@@ -116,13 +116,20 @@ def same_port(address: str, port: int, own: str) -> list:
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     first.bind((own, 0))
     number = first.getsockname()[1]
-    second = make(address)
-    second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    second.bind((own, number))
-    other = "fd81:2::13" if ":" in address else "10.81.2.13"
     first.connect((address, port))
-    second.connect((other, port))
-    return [ask(sock) for sock in (first, second)]
+    other = "fd81:2::13" if ":" in address else "10.81.2.13"
+    # Captured sockets of one source port must take different capture ports, chosen by chance.
+    for _ in range(30):
+        second = make(address)
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        second.bind((own, number))
+        status = second.connect_ex((other, port))
+        if status == 0:
+            return [ask(sock) for sock in (first, second)]
+        if status != errno.EADDRNOTAVAIL:
+            raise OSError(status, "connect")
+        second.close()
+    raise SystemExit("the second destination never had room")
 
 
 def both_families(address: str, port: int, _own: str) -> list:
