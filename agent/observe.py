@@ -14,18 +14,20 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.config import AgentConfig
 from agent.dataplane.sink import Dataplane
 from agent.errors import TunnelError
 from agent.telemetry.access_log import AccessLog
-from agent.telemetry.connections import ConnectionLedger, ConnectionRecord
+from agent.telemetry.connections import ConnectionLedger, Ended, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from agent.tunnel.core import CoreThread
 from agent.tunnel.records import closed_record
+from mesh.reasons import Reason
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import Event
@@ -68,7 +70,7 @@ class Observer:
             while True:
                 await wait()
                 while events := dataplane.events():
-                    await self._record(self.flows.observe(events))
+                    await self._record([Ended.of(record) for record in self.flows.observe(events)])
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
 
@@ -83,7 +85,9 @@ class Observer:
         for event in events:
             match event["kind"]:
                 case "connection_closed":
-                    ended.append(closed_record(event, self.directory, now=now))
+                    make = partial(closed_record, event, self.directory, now=now)
+                    orderly = event.get("reason", 0) == Reason.NONE
+                    ended.append(Ended(Path.TUNNEL, now, orderly, make))
                 case "worker_panicked":
                     raise TunnelError(
                         f"a worker of the tunnel core died: {event.get('detail', '')}. The agent "
@@ -111,7 +115,7 @@ class Observer:
         fields = {name: value for name, value in fields.items() if value}
         log.log(level, "%s", kind.replace("_", " "), extra={"fields": fields})
 
-    async def _record(self, ended: list[ConnectionRecord]) -> None:
+    async def _record(self, ended: list[Ended]) -> None:
         if not ended:
             return
         self.ledger.add(ended)

@@ -74,11 +74,13 @@ class FileSource:
         path: Path,
         *,
         poll_seconds: float = 0.5,
+        settle_seconds: float = _SETTLE_SECONDS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_load: Callable[[MeshFile], None] | None = None,
     ) -> None:
         self._path = path
         self._poll_seconds = poll_seconds
+        self._settle_seconds = settle_seconds
         self._now = now
         self._on_load = on_load
         self._seen: _Signature | None = None
@@ -153,8 +155,8 @@ class FileSource:
     async def _settled(self) -> _Signature | None:
         """Wait until the file has been the same for a moment."""
         before = await asyncio.to_thread(_signature, self._path)
-        for _ in range(int(_SETTLE_LIMIT_SECONDS / _SETTLE_SECONDS)):
-            await asyncio.sleep(_SETTLE_SECONDS)
+        for _ in range(int(_SETTLE_LIMIT_SECONDS / self._settle_seconds)):
+            await asyncio.sleep(self._settle_seconds)
             after = await asyncio.to_thread(_signature, self._path)
             if after == before:
                 break

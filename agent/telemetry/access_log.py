@@ -11,16 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from agent.config import AccessLogSettings, LogFormat
-from agent.telemetry.connections import ConnectionRecord
+from agent.telemetry.connections import ConnectionRecord, Ended
 from agent.telemetry.log import format_fields
-from mesh.reasons import Reason
 
 __all__ = ["AccessLog", "access_fields"]
-
-_ORDERLY: Final = Reason.NONE.text
 
 
 def access_fields(record: ConnectionRecord) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def access_fields(record: ConnectionRecord) -> dict[str, Any]:
         "duration": _milliseconds(record.duration_us),
         "trace_id": record.trace_id,
     }
-    if record.reason not in ("", _ORDERLY):
+    if not record.is_orderly:
         fields["reason"] = record.reason
         fields["error"] = record.detail
     return {key: value for key, value in fields.items() if value != ""}
@@ -92,28 +89,24 @@ class AccessLog:
             )
         )
 
-    def select(self, records: Iterable[ConnectionRecord]) -> list[ConnectionRecord]:
-        """Those records that are to be written: sampled, then limited. Counts what it drops."""
+    def select(self, ended: Iterable[Ended]) -> list[Ended]:
+        """Return those that are to be written: sampled, then limited. Counts what it drops."""
         chosen = []
         self._refill()
-        for record in records:
-            failed = record.reason not in ("", _ORDERLY)
-            if (
-                not failed
-                and self._settings.sample < 1.0
-                and self._random() >= self._settings.sample
-            ):
+        sample = self._settings.sample
+        for item in ended:
+            if item.orderly and sample < 1.0 and self._random() >= sample:
                 continue
             if self._tokens < 1.0:
                 self.dropped += 1
                 continue
             self._tokens -= 1.0
-            chosen.append(record)
+            chosen.append(item)
         return chosen
 
-    def write(self, records: Iterable[ConnectionRecord]) -> None:
+    def write(self, ended: Iterable[Ended]) -> None:
         """Format and write; blocks as long as the descriptor does. OSError counts as dropped."""
-        lines = [self._line(record) for record in records]
+        lines = [self._line(item.make()) for item in ended]
         if not lines:
             return
         data = ("\n".join(lines) + "\n").encode()
@@ -135,8 +128,7 @@ class AccessLog:
         self._filled_at = now
 
     def _line(self, record: ConnectionRecord) -> str:
-        failed = record.reason not in ("", _ORDERLY)
-        level = "error" if failed else "info"
+        level = "info" if record.is_orderly else "error"
         seconds = record.ended_at or self._now()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         stamp = f"{stamp}.{int(seconds % 1 * 1000):03d}Z"

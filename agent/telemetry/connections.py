@@ -3,13 +3,15 @@
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from itertools import islice
 from typing import Any, Literal
 
-__all__ = ["ConnectionLedger", "ConnectionRecord", "Path"]
+from mesh.reasons import Reason
+
+__all__ = ["ConnectionLedger", "ConnectionRecord", "Ended", "Path"]
 
 
 @unique
@@ -80,9 +82,34 @@ class ConnectionRecord:
     detail: str = ""
     trace_id: str = ""
 
+    @property
+    def is_orderly(self) -> bool:
+        """Whether it ended, or goes on, without a fault."""
+        return self.reason in ("", Reason.NONE.text)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A connection that ended, as cheap as can be: the record is made only if somebody looks.
+
+    A node may end 10,000 connections a second; most are dropped from memory unseen.
+    """
+
+    path: Path
+    ended_at: float
+    """Seconds since 1970."""
+
+    orderly: bool
+    make: Callable[[], ConnectionRecord]
+
+    @classmethod
+    def of(cls, record: ConnectionRecord) -> "Ended":
+        """Wrap a record that exists already."""
+        return cls(record.path, record.ended_at, record.is_orderly, lambda: record)
 
 
 class ConnectionLedger:
@@ -92,19 +119,17 @@ class ConnectionLedger:
     """
 
     def __init__(self, *, kept: int) -> None:
-        self._recent: dict[Path, deque[ConnectionRecord]] = {
-            path: deque(maxlen=kept) for path in Path
-        }
+        self._recent: dict[Path, deque[Ended]] = {path: deque(maxlen=kept) for path in Path}
         self.total = 0
 
-    def add(self, records: Iterable[ConnectionRecord]) -> None:
+    def add(self, ended: Iterable[Ended]) -> None:
         """Remember ended connections."""
-        for record in records:
-            self._recent[record.path].append(record)
+        for item in ended:
+            self._recent[item.path].append(item)
             self.total += 1
 
     def recent(self, limit: int | None = None) -> list[ConnectionRecord]:
         """Return the newest ``limit`` records, newest first."""
         each = (reversed(records) for records in self._recent.values())
-        newest = heapq.merge(*each, key=lambda record: record.ended_at, reverse=True)
-        return list(islice(newest, limit))
+        newest = heapq.merge(*each, key=lambda item: item.ended_at, reverse=True)
+        return [item.make() for item in islice(newest, limit)]

@@ -48,7 +48,10 @@ def sides(records: list[ConnectionRecord]) -> dict[str, ConnectionRecord]:
 
 def test_a_connection_is_proven_open_and_ended_at_both_sides() -> None:
     followed = flows()
-    assert followed.observe([Told(EventKind.ATTESTED), Told(EventKind.CONNECTED, duration_ns=80_000)]) == []
+    assert (
+        followed.observe([Told(EventKind.ATTESTED), Told(EventKind.CONNECTED, duration_ns=80_000)])
+        == []
+    )
     opened = sides(followed.open_records())
     assert all(record.open and record.attested for record in opened.values())
     assert opened["outbound"].connect_us == 80

@@ -10,7 +10,7 @@ from app_rows import Clock, peer, tables
 
 from agent.config import AccessLogSettings
 from agent.telemetry.access_log import AccessLog, access_fields
-from agent.telemetry.connections import ConnectionLedger, ConnectionRecord
+from agent.telemetry.connections import ConnectionLedger, ConnectionRecord, Ended
 from agent.telemetry.connections import Path as Way
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import reason_text
@@ -120,6 +120,7 @@ RECORD = ConnectionRecord(
     ended_at=1_700_000_000.5,
 )
 FAILED = replace(RECORD, reason="no-svid", detail="no certificate yet")
+GOOD, BAD = Ended.of(RECORD), Ended.of(FAILED)
 
 
 def access_log(path: Path, clock: Clock, *, log_format: Any = "text", **settings: Any) -> AccessLog:
@@ -134,7 +135,7 @@ def access_log(path: Path, clock: Clock, *, log_format: Any = "text", **settings
 
 def test_a_line_has_ztunnels_fields(tmp_path: Path) -> None:
     log = access_log(tmp_path / "log", Clock(), log_format="json")
-    log.write(log.select([RECORD, FAILED]))
+    log.write(log.select([GOOD, BAD]))
     good, bad = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
     assert good["src.workload"] == "curl"
     assert good["src.namespace"] == "shop"
@@ -150,7 +151,7 @@ def test_a_line_has_ztunnels_fields(tmp_path: Path) -> None:
 
 def test_a_text_line_is_one_line_whatever_a_peer_wrote(tmp_path: Path) -> None:
     log = access_log(tmp_path / "log", Clock())
-    log.write(log.select([replace(FAILED, detail='a\nfake line path="x"')]))
+    log.write(log.select([Ended.of(replace(FAILED, detail='a\nfake line path="x"'))]))
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert 'error="a\\nfake line path=\\"x\\""' in line
 
@@ -158,19 +159,19 @@ def test_a_text_line_is_one_line_whatever_a_peer_wrote(tmp_path: Path) -> None:
 def test_sampling_never_loses_a_failure(tmp_path: Path) -> None:
     clock = Clock()
     quiet = access_log(tmp_path / "log", clock, sample=0.4)
-    assert quiet.select([RECORD, FAILED]) == [FAILED]
+    assert quiet.select([GOOD, BAD]) == [BAD]
     assert quiet.dropped == 0
     loud = access_log(tmp_path / "log", clock, sample=0.6)
-    assert loud.select([RECORD]) == [RECORD]
+    assert loud.select([GOOD]) == [GOOD]
 
 
 def test_the_rate_is_bounded_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
     clock = Clock()
     log = access_log(tmp_path / "log", clock, lines_per_second=10)
-    assert len(log.select([RECORD] * 25)) == 10
+    assert len(log.select([GOOD] * 25)) == 10
     assert log.dropped == 15
     clock.now += 0.5
-    assert len(log.select([RECORD] * 25)) == 5
+    assert len(log.select([GOOD] * 25)) == 5
 
 
 def test_what_passed_an_original_destination_is_named_only_when_it_differs() -> None:
@@ -183,8 +184,8 @@ def test_what_passed_an_original_destination_is_named_only_when_it_differs() -> 
 
 def test_the_ledger_keeps_the_newest() -> None:
     ledger = ConnectionLedger(kept=3)
-    ledger.add(replace(RECORD, bytes_sent=n, ended_at=float(n)) for n in range(5))
-    ledger.add([replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5)])
+    ledger.add(Ended.of(replace(RECORD, bytes_sent=n, ended_at=float(n))) for n in range(5))
+    ledger.add([Ended.of(replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5))])
     assert [record.bytes_sent for record in ledger.recent()] == [4, 99, 3, 2]
     assert [record.bytes_sent for record in ledger.recent(1)] == [4]
     assert ledger.total == 6
