@@ -12,7 +12,6 @@ from typing import Any
 from agent.sources.problems import FieldPath, Problem, format_field
 from agent.sources.yaml_text import Document
 from mesh.model.address import IpAddress, parse_address
-from mesh.model.errors import ModelError
 
 __all__ = ["check_references"]
 
@@ -136,7 +135,4 @@ def _full_name(raw: Raw) -> str:
 
 def _addresses(raw: Raw, path: FieldPath, name: str) -> Iterator[tuple[FieldPath, IpAddress]]:
     for index, text in enumerate(raw.get(name, ())):
-        try:
-            yield (*path, name, index), parse_address(text)
-        except ModelError:  # told where it was converted
-            continue
+        yield (*path, name, index), parse_address(text)

@@ -49,6 +49,16 @@ def test_no_path_to_a_world_leaves_a_trace(moments, node, random) -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@given(worlds(), CONFIGS, st.randoms(use_true_random=False))
+def test_even_new_numbers_do_not_depend_on_the_order_of_events(moment, node, random) -> None:
+    events = events_between(EMPTY, moment)
+    state = MeshState()
+    state.apply_all(random.sample(events, len(events)))
+    tables = compile_mesh(state, node=node, ids=IdTable())
+    assert tables == compile_mesh(state_of(moment), node=node, ids=IdTable())
+
+
+@settings(max_examples=40, deadline=None)
 @given(worlds(), worlds(), CONFIGS)
 def test_a_compile_after_each_event_ends_where_one_compile_does(before, after, node) -> None:
     state, ids = state_of(before), IdTable()

@@ -36,11 +36,14 @@ MOVED = spoil('"10.0.0.1"', '"10.0.0.9"')
 class Watched:
     """A running source and what it queued."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, settle_seconds: float = 0.1) -> None:
         self.loads: list[MeshFile] = []
         self.source = FileSource(
-            path, poll_seconds=0.02, now=lambda: NOON, on_load=self.loads.append
+            path,
+            poll_seconds=0.02,
+            settle_seconds=settle_seconds,
+            now=lambda: NOON,
+            on_load=self.loads.append,
         )
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -65,8 +68,10 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(path: Path, *, load: bool = True) -> AsyncIterator[Watched]:
-    watched = Watched(path)
+async def watching(
+    path: Path, *, load: bool = True, settle_seconds: float = 0.1
+) -> AsyncIterator[Watched]:
+    watched = Watched(path, settle_seconds)
     if load:
         watched.source.load()
     task = asyncio.get_running_loop().create_task(watched.source.run(watched.queue))
@@ -189,15 +194,15 @@ async def test_a_file_that_is_away_for_a_while(path: Path) -> None:
 
 
 async def test_a_file_written_slowly_is_not_read_by_halves(path: Path) -> None:
-    """Cut after the workloads it would be good, and the service would be gone for a moment."""
-    async with watching(path) as watched:
+    """Cut before the services it is good, and the service would be gone for a moment."""
+    async with watching(path, settle_seconds=0.5) as watched:
         await watched.generation(1)
         head, separator, tail = MOVED.partition("services:")
         with path.open("w") as file:
-            for part in (head, separator, *tail.splitlines(keepends=True)):
+            for part in (head, *["# slow\n"] * 16, separator + tail):
                 file.write(part)
                 file.flush()
-                await asyncio.sleep(0.04)
+                await asyncio.sleep(0.05)
         (event,) = await watched.generation(2)
         assert isinstance(event, WorkloadAdded)
 
