@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tunnels, certificates, workloads and the core itself come and go.
+
+mod common;
+
+use common::*;
+use hbone_core::{Config, Core, EventKind, Listeners};
+use hbone_proto::Reason;
+use hbone_sys::flow::{FlowKey, FlowRecord, FlowRecords};
+use hbone_sys::socket;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn echoes(near: &mut TcpStream, far: &mut TcpStream) {
+    let mut byte = [0];
+    near.write_all(b"?").unwrap();
+    far.read_exact(&mut byte).unwrap();
+    far.write_all(b"!").unwrap();
+    near.read_exact(&mut byte).unwrap();
+}
+
+#[test]
+fn a_lost_tunnel_resets_its_connections_at_once() {
+    let pair = Pair::new();
+    let (mut near, far) = pair.connect();
+    let began = Instant::now();
+    pair.server.stop();
+    assert_reset(&mut near);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(is_reason(&wait_closed(&pair.client), Reason::TunnelLost));
+    drop(far);
+}
+
+#[test]
+fn a_new_svid_is_for_new_handshakes_only() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    pair.client
+        .put_svid(CLIENT_ID, &pair.authority.svid(CLIENT_ID))
+        .unwrap();
+    pair.server
+        .put_svid(SERVER_ID, &pair.authority.svid(SERVER_ID))
+        .unwrap();
+    echoes(&mut near, &mut far);
+    drop(pair.connect());
+    assert_eq!(pair.client.stats().unwrap().handshakes, 1);
+}
+
+#[test]
+fn a_peer_with_new_identities_gets_a_new_tunnel() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    let mut both = peer(SERVER, SERVER_IP, SERVER_ID);
+    let ids = [SERVER_ID, CLIENT_ID].map(|id| id.parse().unwrap());
+    both.expected = hbone_tls::ExpectedPeers::any_of(ids);
+    pair.client.put_peers(vec![both.clone()]).unwrap();
+    echoes(&mut near, &mut far);
+    let (mut other_near, mut other_far) = pair.connect();
+    echoes(&mut other_near, &mut other_far);
+    assert_eq!(pair.client.stats().unwrap().handshakes, 2);
+    // The same again changes nothing.
+    pair.client.put_peers(vec![both]).unwrap();
+    drop(pair.connect());
+    assert_eq!(pair.client.stats().unwrap().handshakes, 2);
+    drop((near, far));
+    eventually("the old tunnel closes after its last stream", || {
+        pair.client.tunnels().unwrap().len() == 1
+    });
+}
+
+#[test]
+fn a_removed_peer_is_cut_off() {
+    let pair = Pair::new();
+    let (mut near, _far) = pair.connect();
+    pair.client.remove_peers(vec![SERVER]).unwrap();
+    assert_reset(&mut near);
+    assert!(is_reason(&wait_closed(&pair.client), Reason::TunnelLost));
+    assert_reset(&mut pair.dial());
+    assert!(is_reason(
+        &wait_closed(&pair.client),
+        Reason::UpstreamUnknown
+    ));
+}
+
+#[test]
+fn an_idle_tunnel_is_released() {
+    let pair = Pair::with(|config| config.pool_idle = Duration::from_millis(300));
+    drop(pair.connect());
+    eventually("the tunnel is gone at both ends", || {
+        pair.client.tunnels().unwrap().is_empty() && pair.server.tunnels().unwrap().is_empty()
+    });
+    let (mut near, mut far) = pair.connect();
+    echoes(&mut near, &mut far);
+}
+
+#[test]
+fn a_removed_workload_drains_until_its_deadline() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    let (mut late, _far) = pair.connect();
+    pair.server
+        .remove_workload(SERVER, Duration::from_millis(500))
+        .unwrap();
+    let began = Instant::now();
+    echoes(&mut near, &mut far);
+    drop((near, far));
+    assert!(is_reason(&wait_closed(&pair.client), Reason::None));
+    assert_reset(&mut late);
+    assert!(began.elapsed() > Duration::from_millis(450));
+    let closed = |event: &hbone_core::Event| event.kind == EventKind::TunnelClosed;
+    assert!(is_reason(&wait_for(&pair.server, closed), Reason::Draining));
+}
+
+#[test]
+fn drain_waits_for_what_is_open_and_takes_nothing_new() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    let finishing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(400));
+        echoes(&mut near, &mut far);
+    });
+    let began = Instant::now();
+    pair.client.drain(PATIENCE).unwrap();
+    let took = began.elapsed();
+    finishing.join().unwrap();
+    assert!(
+        took > Duration::from_millis(390) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
+    assert!(is_reason(&wait_closed(&pair.client), Reason::None));
+    assert!(pair.client.tunnels().unwrap().is_empty());
+}
+
+#[test]
+fn stop_ends_everything_and_may_be_called_twice() {
+    let pair = Pair::new();
+    let (mut near, mut far) = pair.connect();
+    pair.client.stop();
+    assert!(near.read(&mut [0; 8]).is_err() || far.read(&mut [0; 8]).is_err());
+    pair.client.stop();
+    assert!(pair.client.stats().is_err());
+}
+
+struct Panics;
+
+impl FlowRecords for Panics {
+    fn take(&self, _: &FlowKey) -> io::Result<Option<FlowRecord>> {
+        panic!("the map has gone mad")
+    }
+}
+
+#[test]
+fn a_worker_that_panics_stops_the_core() {
+    let core = Core::start(
+        Config {
+            workers: 2,
+            ..Config::default()
+        },
+        Arc::new(Panics),
+    )
+    .unwrap();
+    let listener = socket::listen(SocketAddr::new(CLIENT_IP, 0)).unwrap();
+    let capture = socket::local_address(&listener).unwrap();
+    let listeners = Listeners {
+        capture: vec![listener],
+        inbound: vec![],
+    };
+    core.put_workload(pod(CLIENT, CLIENT_ID, CLIENT_IP), listeners)
+        .unwrap();
+    let stream = TcpStream::connect(capture);
+    let event = wait_for(&core, |event| event.kind == EventKind::WorkerPanicked);
+    assert_eq!(event.detail, "the map has gone mad");
+    eventually("no worker answers any more", || core.stats().is_err());
+    drop(stream);
+}
