@@ -18,7 +18,8 @@
 //! # One turn of a worker
 //! 1. For each decrypted record: [`Connection::recv`], then handle the events **in order**. A
 //!    [`Event::Data`] range is only valid for the record just given. Call
-//!    [`Connection::consumed`] when (and only when) the app took the bytes.
+//!    [`Connection::consumed`] when (and only when) the app took the bytes;
+//!    [`Connection::set_aside`] for what waits for a slow app.
 //! 2. Pop blocked streams with [`Connection::pop_writable`] while there is room for output, and pump
 //!    each: [`Connection::capacity`], read at most that much from the app behind 9 free bytes, then
 //!    [`Connection::data_header`].

@@ -234,6 +234,17 @@ fn broken_blocks_have_their_names() {
 }
 
 #[test]
+fn a_field_may_fill_the_table_to_the_last_byte() {
+    let field = hex("400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572");
+    for (room, kept) in [(54, 0), (55, 55), (109, 55), (110, 110)] {
+        let mut decoder = Decoder::new(room);
+        decode(&mut decoder, &field).unwrap();
+        decode(&mut decoder, &field).unwrap();
+        assert_eq!(decoder.table_size(), kept);
+    }
+}
+
+#[test]
 fn a_bomb_is_counted_and_not_stored() {
     let mut decoder = Decoder::new(4096);
     let mut block = vec![0x40, 1, b'a', 0x7f, 0x80 + ((3873 - 127) & 0x7f) as u8];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Opening, answering, windows, fairness.
+//! Opening, answering, ending halves, sending in turn.
 
 use super::*;
 
@@ -203,83 +203,6 @@ fn padding_counts_and_is_not_delivered() {
 }
 
 #[test]
-fn credit_goes_back_when_the_app_took_the_bytes() {
-    let mut server = server();
-    let key = flowing(&mut server, 1);
-    let chunk = vec![0; 1 << 20];
-    for _ in 0..4 {
-        feed(&mut server, &data(1, 0, &chunk)).unwrap();
-    }
-    assert_eq!(
-        sent_kinds(&mut server),
-        [],
-        "no credit for what nobody took"
-    );
-    server.consumed(key, (2 << 20) - 1);
-    assert_eq!(sent_kinds(&mut server), []);
-    server.consumed(key, 1);
-    let frames = sent(&mut server);
-    assert_eq!(
-        (frames[0].0.stream, &frames[0].1[..]),
-        (1, &(2u32 << 20).to_be_bytes()[..])
-    );
-    feed(&mut server, &data(1, 0, &chunk)).unwrap();
-    feed(&mut server, &data(1, 0, &chunk)).unwrap();
-    let error = feed(&mut server, &data(1, 0, b"x")).unwrap_err();
-    assert_eq!(error.token, "stream_window_exceeded");
-}
-
-#[test]
-fn bytes_of_dead_streams_are_credited_to_the_connection() {
-    let config = Config {
-        connection_window: 65_535,
-        ..Config::server()
-    };
-    let mut server = server_with(config);
-    let chunk = vec![0; 40_000];
-    for id in (1..2001).step_by(2) {
-        let key = flowing(&mut server, id);
-        feed(&mut server, &data(id, 0, &chunk)).unwrap();
-        match id % 3 {
-            0 => server.reset(key, ErrorCode::CANCEL),
-            1 => drop(feed(&mut server, &reset_frame(id, ErrorCode::CANCEL)).unwrap()),
-            _ => {
-                server.reset(key, ErrorCode::CANCEL);
-                server.consumed(key, 40_000); // A late word about a dead key.
-            }
-        }
-        feed(&mut server, &data(id, 0, &chunk[..20_000])).unwrap();
-        server.check();
-    }
-}
-
-#[test]
-fn a_stream_that_dies_inside_a_frame() {
-    let mut server = server();
-    let key = flowing(&mut server, 1);
-    let bytes = data(1, END, &[0; 100]);
-    assert_eq!(feed(&mut server, &bytes[..50]).unwrap().len(), 1);
-    server.reset(key, ErrorCode::CANCEL);
-    assert_eq!(feed(&mut server, &bytes[50..]).unwrap(), []);
-    server.check();
-}
-
-#[test]
-fn all_windows_of_the_connection_are_shared() {
-    let config = Config {
-        stream_window: 1 << 20,
-        connection_window: 1 << 20,
-        ..Config::server()
-    };
-    let mut server = server_with(config);
-    flowing(&mut server, 1);
-    flowing(&mut server, 3);
-    feed(&mut server, &data(1, 0, &vec![0; 1 << 20])).unwrap();
-    let error = feed(&mut server, &data(3, 0, b"x")).unwrap_err();
-    assert_eq!(error.token, "connection_window_exceeded");
-}
-
-#[test]
 fn settings_move_the_windows_of_open_streams() {
     let mut server = server();
     let key = flowing(&mut server, 1);
@@ -363,28 +286,4 @@ fn stream_ids_run_out() {
     client.core.next_id = outbound::LAST_ID;
     assert_eq!(client.open(&request(), 0).unwrap().id(), 0x7fff_ffff);
     assert_eq!(client.open(&request(), 0), Err(OpenError::Exhausted));
-}
-
-#[test]
-fn a_small_window_is_in_force_once_acknowledged() {
-    let config = Config {
-        stream_window: 100,
-        ..Config::server()
-    };
-    let mut server = Connection::new(Role::Server, config, NOW);
-    feed(&mut server, &[&PREFACE[..], &settings_frame(&[])].concat()).unwrap();
-    let key = opened(&mut server, 1);
-    let early = feed(&mut server, &data(1, 0, &[0; 1000])).unwrap();
-    assert_eq!(early.len(), 1, "the peer could not know better");
-    sent(&mut server);
-    server.consumed(key, 1000);
-    feed(&mut server, &frame(kind::SETTINGS, flag::ACK, 0, &[])).unwrap();
-    let frames = sent(&mut server);
-    assert_eq!(
-        (frames[0].0.stream, &frames[0].1[..]),
-        (1, &1000u32.to_be_bytes()[..])
-    );
-    server.check();
-    let error = feed(&mut server, &data(1, 0, &[0; 101])).unwrap_err();
-    assert_eq!(error.token, "stream_window_exceeded");
 }

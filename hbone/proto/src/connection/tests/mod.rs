@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection against a scripted peer (`rules`, `flows`, `ending`), in any split (`splits`), and
+//! A connection against a scripted peer (`rules`, `flows`, `windows`, `ending`), in any split (`splits`), and
 //! against another connection in virtual time (`pair`).
 
 mod ending;
@@ -7,6 +7,7 @@ mod flows;
 mod pair;
 mod rules;
 mod splits;
+mod windows;
 
 use super::*;
 use crate::connect::{Authority, Forwarded};
@@ -161,7 +162,7 @@ impl Connection {
         let mut held = 0;
         let mut active = 0;
         for (_, stream) in core.streams.iter_mut() {
-            held += i64::from(stream.held);
+            held += i64::from(stream.held - stream.set_aside);
             active += usize::from(!stream.is_closed());
             if stream.recv != Half::Ended {
                 let window = stream.recv_window;

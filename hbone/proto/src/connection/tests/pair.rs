@@ -169,6 +169,7 @@ enum Act {
     Write(bool, usize, usize),
     End(bool, usize),
     Read(bool, usize, usize),
+    Aside(bool, usize, usize),
     Reset(bool, usize),
     Deliver(bool, usize),
     Wait(u64),
@@ -182,6 +183,7 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (any::<bool>(), nth(), 1..90_000usize).prop_map(|(s, n, b)| Act::Write(s, n, b)),
         2 => (any::<bool>(), nth()).prop_map(|(s, n)| Act::End(s, n)),
         6 => (any::<bool>(), nth(), 1..60_000usize).prop_map(|(s, n, b)| Act::Read(s, n, b)),
+        2 => (any::<bool>(), nth(), 1..60_000usize).prop_map(|(s, n, b)| Act::Aside(s, n, b)),
         1 => (any::<bool>(), nth()).prop_map(|(s, n)| Act::Reset(s, n)),
         8 => (any::<bool>(), 1..70_000usize).prop_map(|(s, b)| Act::Deliver(s, b)),
         2 => (1..20u64).prop_map(Act::Wait),
@@ -247,6 +249,13 @@ impl Pair {
                 }
             }
             Act::Read(side, n, most) => self.sides[usize::from(side)].read(n, most),
+            Act::Aside(side, n, most) => {
+                let side = &mut self.sides[usize::from(side)];
+                if let Some((_, app)) = side.pick(n) {
+                    let (key, count) = (app.key.unwrap(), app.unread.min(most));
+                    side.connection.set_aside(key, count);
+                }
+            }
             Act::Reset(side, n) => {
                 let side = &mut self.sides[usize::from(side)];
                 if let Some((_, app)) = side.pick(n) {
