@@ -5,10 +5,11 @@ All calls return at once (a worker is told by a queue and an eventfd) unless the
 may be made from one thread at a time. File descriptors are duplicated: the caller keeps its own.
 """
 
-from typing import Literal, TypedDict, final
+from typing import Literal, TypedDict, final, type_check_only
 
 __all__ = ["Core", "build_fingerprint"]
 
+@type_check_only
 class SvidMaterial(TypedDict):
     """DER: the leaf first, then intermediates; the key as PKCS#8; the roots of the trust domain."""
 
@@ -16,6 +17,7 @@ class SvidMaterial(TypedDict):
     private_key: bytes
     roots: list[bytes]
 
+@type_check_only
 class Event(TypedDict, total=False):
     """Something the loop should hear of. ``kind`` says which; see docs/ARCHITECTURE.md."""
 
@@ -45,6 +47,7 @@ class Event(TypedDict, total=False):
     detail: str
     trace_id: str
 
+@type_check_only
 class Counter(TypedDict):
     """Totals since start for one (direction, workload, peer, service, reason-class)."""
 
@@ -59,6 +62,7 @@ class Counter(TypedDict):
     bytes_received: int
     failed: dict[int, int]
 
+@type_check_only
 class Connection(TypedDict):
     """One open stream, as `nodemesh connections` shows it."""
 
@@ -76,6 +80,7 @@ class Connection(TypedDict):
     age_us: int
     connect_us: int
 
+@type_check_only
 class Tunnel(TypedDict):
     """One open HBONE connection."""
 
@@ -88,6 +93,7 @@ class Tunnel(TypedDict):
     age_us: int
     worker: int
 
+@type_check_only
 class Stats(TypedDict):
     """Gauges and totals of the whole core."""
 

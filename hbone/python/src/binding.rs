@@ -24,7 +24,7 @@ type PeerTuple = (u32, Vec<String>, Vec<String>);
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, flow_records_fd, workers = 0, hbone_port = 15008, congestion_control = String::new(),
+        *, flow_records_fd, workers = 0, hbone_port = 15008, congestion_control = "",
         max_events = 65536, half_close_idle_ms = 300_000, pool_idle_ms = 300_000,
         connect_timeout_ms = 10_000
     ))]
@@ -34,7 +34,7 @@ impl Core {
         flow_records_fd: i32,
         workers: usize,
         hbone_port: u16,
-        congestion_control: String,
+        congestion_control: &str,
         max_events: usize,
         half_close_idle_ms: u64,
         pool_idle_ms: u64,
@@ -46,7 +46,7 @@ impl Core {
         let config = Config {
             workers,
             hbone_port,
-            congestion_control,
+            congestion_control: congestion_control.to_owned(),
             max_events,
             half_close_idle: Duration::from_millis(half_close_idle_ms),
             pool_idle: Duration::from_millis(pool_idle_ms),
