@@ -228,7 +228,7 @@ def look_up(cluster: Cluster, result: Result, *, seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         records = {side: _record(cluster, node, side, source) for side, node in ends.items()}
-        if _settled(flow, answer, records) or time.monotonic() > deadline:
+        if _settled(spec, flow, records) or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     _judge_records(cluster, result, answer, records)
@@ -245,11 +245,15 @@ def _record(cluster: Cluster, node: str, side: str, source: str) -> Record | Non
     return None
 
 
-def _settled(flow: Flow, answer: Answer, records: dict[str, Record | None]) -> bool:
-    if flow.path == "passthrough":
+def _settled(spec: LabSpec, flow: Flow, answer: Answer, records: dict[str, Record | None]) -> bool:
+    """Say whether every end in the mesh has told of the connection."""
+    ambient = {namespace.name for namespace in spec.namespaces if namespace.ambient}
+    if flow.protocol == "UDP" or spec.pod(flow.source).namespace not in ambient:
         return True
-    inbound, outbound = records["inbound"], records["outbound"]
-    return outbound is not None and (inbound is not None or flow.source == answer.server)
+    told = [records["outbound"]]
+    if flow.path != "passthrough":
+        told.append(records["inbound"])
+    return None not in told
 
 
 def _judge_records(
@@ -264,14 +268,11 @@ def _judge_records(
     )
     if result.path != want:
         result.problems.append(f"the path was {result.path}, not {want}")
-    if flow.source == answer.server and records["outbound"]:
-        # It never leaves the pod: there is nothing to prove, and nobody to prove it to.
-        result.client_identity = str(records["outbound"]["source_identity"])
-    elif inbound := records["inbound"]:
+    if inbound := records["inbound"]:
         result.client_identity = str(inbound["source_identity"])
         if not inbound["attested"]:
             result.problems.append("the client's identity was not proven")
-    if outbound := records["outbound"]:
+    if (outbound := records["outbound"]) and outbound["path"] != "passthrough":
         result.server_identity = str(outbound["destination_identity"])
     if want != "passthrough" and result.client_identity != spec.identity(flow.source):
         result.problems.append(f"the server's end saw {result.client_identity or 'no identity'}")

@@ -22,6 +22,7 @@ class NamedWorkload:
     name: str
     namespace: str
     identity: str
+    enrolled: bool
 
     @property
     def text(self) -> str:
@@ -82,7 +83,7 @@ class Directory:
         row = self.peers.get(WorkloadId(number))
         if row is None:
             return None
-        return NamedWorkload(row.name, row.namespace, str(row.identity))
+        return NamedWorkload(row.name, row.namespace, str(row.identity), row.enrolled)
 
     def at_address(self, address: IpAddress) -> int:
         """The id of the workload that has this address now; 0 if none."""

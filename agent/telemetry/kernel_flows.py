@@ -157,6 +157,9 @@ class KernelFlows:
     def _record(self, event: KernelEvent, path: Path) -> ConnectionRecord:
         source = self._directory.workload(event.source_workload)
         destination = self._directory.workload(event.destination_workload)
+        if path is Path.KERNEL and destination is not None and not destination.enrolled:
+            # Known, and so resolved and followed by the kernel, but not in the mesh.
+            path = Path.PASSTHROUGH
         return ConnectionRecord(
             path=path,
             direction="outbound",

@@ -100,6 +100,15 @@ def test_a_pod_that_calls_itself_needs_no_nonce() -> None:
     assert "inbound" not in sides(followed.open_records())
 
 
+def test_a_known_workload_outside_the_mesh_is_passed_through() -> None:
+    directory = Directory(grace_seconds=60, clock=Clock())
+    directory.update(tables(peer(1, "curl"), replace(peer(2, "old"), enrolled=False)))
+    followed = KernelFlows(directory, now=Clock())
+    followed.observe([Told(EventKind.CONNECTED)])
+    assert [record.path for record in followed.open_records()] == [Path.PASSTHROUGH]
+    assert [record.path for record in followed.observe([CLOSED])] == [Path.PASSTHROUGH]
+
+
 def test_a_lost_event_costs_a_detail_not_the_record() -> None:
     (record,) = flows().observe([CLOSED])
     assert record.bytes_sent == 78
