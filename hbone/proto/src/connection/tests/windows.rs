@@ -88,7 +88,7 @@ fn bytes_set_aside_are_credited_once() {
 fn a_stream_that_dies_inside_a_frame() {
     let mut server = server();
     let key = flowing(&mut server, 1);
-    let bytes = data(1, END, &[0; 100]);
+    let bytes = data(1, flag::END_STREAM, &[0; 100]);
     assert_eq!(feed(&mut server, &bytes[..50]).unwrap().len(), 1);
     server.reset(key, ErrorCode::CANCEL);
     assert_eq!(feed(&mut server, &bytes[50..]).unwrap(), []);
