@@ -245,7 +245,7 @@ def _record(cluster: Cluster, node: str, side: str, source: str) -> Record | Non
     return None
 
 
-def _settled(spec: LabSpec, flow: Flow, answer: Answer, records: dict[str, Record | None]) -> bool:
+def _settled(spec: LabSpec, flow: Flow, records: dict[str, Record | None]) -> bool:
     """Say whether every end in the mesh has told of the connection."""
     ambient = {namespace.name for namespace in spec.namespaces if namespace.ambient}
     if flow.protocol == "UDP" or spec.pod(flow.source).namespace not in ambient:
