@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent.config import AccessLogSettings, LogFormat
-from agent.telemetry.connections import ConnectionRecord, Ended
+from agent.telemetry.connections import ConnectionRecord, Ended, Path
 from agent.telemetry.log import format_fields
 
 __all__ = ["AccessLog", "access_fields"]
@@ -133,7 +133,10 @@ class AccessLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         stamp = f"{stamp}.{int(seconds % 1 * 1000):03d}Z"
         fields = access_fields(record)
+        # What is passed on unfollowed is told of once, when it begins.
+        unfollowed = record.path is Path.PASSTHROUGH and not record.duration_us
+        message = f"connection {'passed on' if unfollowed else 'complete'}"
         if self._as_json:
             head = {"level": level, "time": stamp, "scope": "access"}
-            return json.dumps({**head, "message": "connection complete", **fields})
-        return f"{stamp} {level:5} access connection complete {format_fields(fields)}"
+            return json.dumps({**head, "message": message, **fields})
+        return f"{stamp} {level:5} access {message} {format_fields(fields)}"
