@@ -101,6 +101,12 @@ class MeshState:
         found = (self.workloads[uid] for uid in sorted(uids))
         return [workload for workload in found if workload.labels.match(selector)]
 
+    def selection_stamp(self, namespace: str, selector: Labels) -> object:
+        """The same object for as long as select() cannot answer differently."""
+        for key, value in selector.items():
+            return self.workloads_by_label.stamp((namespace, key, value))
+        return self.workloads_by_namespace.stamp(namespace)
+
 
 def own_addresses(workload: Workload) -> tuple[IpAddress, ...]:
     """The addresses that are the workload's alone; those of a host-network one are the node's."""

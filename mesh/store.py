@@ -30,12 +30,14 @@ class Index(Generic[H, K, V]):
     Make one with :meth:`Store.add_index`; the store keeps it current.
     """
 
-    __slots__ = ("_facets", "_keys", "_shared")
+    __slots__ = ("_facets", "_keys", "_nothing", "_shared", "_stamps")
 
     def __init__(self, facets: Callable[[V], Iterable[H]]) -> None:
         self._facets = facets
         self._keys: dict[H, set[K]] = {}
         self._shared: set[H] = set()
+        self._stamps: dict[H, object] = {}
+        self._nothing = object()
 
     @property
     def shared(self) -> AbstractSet[H]:
@@ -54,8 +56,18 @@ class Index(Generic[H, K, V]):
         """How many values have this facet."""
         return len(self._keys.get(facet, ()))
 
+    def stamp(self, facet: H) -> object:
+        """The same object for as long as no value with this facet comes, goes or is replaced.
+
+        For a memo to compare by ``is``; of an index of another store it is always another.
+        """
+        if facet not in self._keys:
+            return self._nothing
+        return self._stamps.setdefault(facet, object())
+
     def _insert(self, key: K, value: V) -> None:
         for facet in self._facets(value):
+            self._stamps.pop(facet, None)
             keys = self._keys.setdefault(facet, set())
             keys.add(key)
             if len(keys) >= _SHARED:
@@ -63,6 +75,7 @@ class Index(Generic[H, K, V]):
 
     def _remove(self, key: K, value: V) -> None:
         for facet in self._facets(value):
+            self._stamps.pop(facet, None)
             keys = self._keys[facet]
             keys.discard(key)
             if len(keys) < _SHARED:

@@ -20,7 +20,7 @@ from mesh.compile.claims import Claims, resolve_claims
 from mesh.compile.groups import Change, Groups, merge_table
 from mesh.compile.ids import IdTable
 from mesh.compile.node import NodeConfig
-from mesh.compile.services import ServiceGroup, ServiceInputs, compile_service, find_candidates
+from mesh.compile.services import CandidateFinder, ServiceGroup, ServiceInputs, compile_service
 from mesh.compile.workloads import NOTHING_LOST, WorkloadGroup, WorkloadInputs, compile_workload
 from mesh.model.service import ServiceName
 from mesh.model.workload import WorkloadUid
@@ -51,6 +51,7 @@ class Compiler:
     def __init__(self, ids: IdTable) -> None:
         self._ids = ids
         self._tables = Tables()
+        self._candidates = CandidateFinder()
         self._forget(None)
 
     def compile(self, state: MeshState, *, node: NodeConfig) -> Tables:
@@ -89,8 +90,9 @@ class Compiler:
     def _service_inputs(
         self, state: MeshState, claims: Claims
     ) -> Iterator[tuple[ServiceName, ServiceInputs]]:
-        for name, service in sorted(state.services.by_key().items(), key=itemgetter(0)):
-            candidates = find_candidates(state, service, claims)
+        services = (state.services[name] for name in sorted(state.services.keys()))
+        for service, candidates in self._candidates.find_all(state, services, claims):
+            name = service.key
             lost = claims.lost_keys.get(name, _NO_KEYS)
             number = self._ids.service_id(name)
             yield name, ServiceInputs(service, candidates, lost, number)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of one service: a frontend for each VIP and port, and the endpoints behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from mesh.compile.claims import Claims
 from mesh.compile.ids import IdTable, frontend_name
 from mesh.compile.workloads import NOTHING_LOST, usable_addresses
 from mesh.model.address import Family, IpAddress, family_of
-from mesh.model.service import Endpoint, Protocol, Service, ServicePort
+from mesh.model.service import Endpoint, Protocol, Service, ServiceName, ServicePort
 from mesh.model.workload import Workload
 from mesh.state import MeshState
 from mesh.tables import (
@@ -22,7 +22,14 @@ from mesh.tables import (
     WorkloadId,
 )
 
-__all__ = ["Candidate", "ServiceGroup", "ServiceInputs", "compile_service", "find_candidates"]
+__all__ = [
+    "Candidate",
+    "CandidateFinder",
+    "ServiceGroup",
+    "ServiceInputs",
+    "compile_service",
+    "find_candidates",
+]
 
 
 class Candidate(NamedTuple):
@@ -60,6 +67,33 @@ def find_candidates(state: MeshState, service: Service, claims: Claims) -> tuple
         )
     listed = (_listed(state, endpoint, claims) for endpoint in service.endpoints)
     return tuple(candidate for candidate in listed if candidate is not None)
+
+
+class CandidateFinder:
+    """find_candidates() with a memory, because selecting is most of what a small change costs."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[ServiceName, tuple[tuple[object, ...], tuple[Candidate, ...]]] = {}
+
+    def find_all(
+        self, state: MeshState, services: Iterable[Service], claims: Claims
+    ) -> Iterator[tuple[Service, tuple[Candidate, ...]]]:
+        """The candidates of each service; what other services had is forgotten at the end."""
+        kept: dict[ServiceName, tuple[tuple[object, ...], tuple[Candidate, ...]]] = {}
+        for service in services:
+            if service.selector is None:
+                yield service, find_candidates(state, service, claims)
+                continue
+            stamp = state.selection_stamp(service.namespace, service.selector)
+            seen = (service, stamp, claims.lost_addresses)
+            entry = self._kept.get(service.key)
+            if entry is None or entry[0] != seen:
+                entry = (seen, find_candidates(state, service, claims))
+            kept[service.key] = entry
+            yield service, entry[1]
+        self._kept = kept
 
 
 def _listed(state: MeshState, endpoint: Endpoint, claims: Claims) -> Candidate | None:

@@ -7,6 +7,7 @@ import pytest
 from mesh_world import AMBIENT, MODE, ip, make_service, make_workload, state_of, world
 
 from mesh.compile import Compiler, IdTable, NodeConfig, SameNode, compile_mesh
+from mesh.model.events import ServiceAdded, WorkloadAdded, WorkloadRemoved
 from mesh.model.labels import Labels
 from mesh.model.namespace import Namespace
 from mesh.model.service import Endpoint, Protocol, ServicePort
@@ -315,3 +316,19 @@ def test_another_setting_of_the_node_recompiles_everything() -> None:
     tunnel = compiler.compile(state, node=NodeConfig("node1", SameNode.TUNNEL))
     assert direct.workloads[ip("10.0.0.1")].route is Route.DIRECT
     assert tunnel.workloads[ip("10.0.0.1")].route is Route.TUNNEL
+
+
+def test_a_kept_selection_is_dropped_with_the_selector_and_with_the_address() -> None:
+    compiler, node = Compiler(IdTable()), NodeConfig("node1")
+    web = make_workload("web", "10.0.0.1", labels={"app": "web"})
+    service = make_service("web", "10.96.0.1", selector=Labels({"app": "web"}))
+    state = state_of(world(web, service))
+    assert behind(compiler.compile(state, node=node), "10.96.0.1", 80)
+    claimant = make_workload("new", "10.0.0.1", namespace="bank", labels={MODE: "ambient"})
+    state.apply(WorkloadAdded(claimant))
+    assert not behind(compiler.compile(state, node=node), "10.96.0.1", 80)
+    state.apply(WorkloadRemoved(claimant.uid))
+    assert behind(compiler.compile(state, node=node), "10.96.0.1", 80)
+    narrower = Labels({"app": "web", "tier": "front"})
+    state.apply(ServiceAdded(replace(service, selector=narrower)))
+    assert not behind(compiler.compile(state, node=node), "10.96.0.1", 80)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mesh_world import AMBIENT, EMPTY, events_between, ip, make_service, make_workload, worlds
 
 from mesh.model.events import (
+    Event,
     InSync,
     NamespaceAdded,
     NamespaceRemoved,
@@ -19,6 +20,7 @@ from mesh.model.events import (
     WorkloadAdded,
     WorkloadRemoved,
 )
+from mesh.model.identity import Identity
 from mesh.model.labels import NO_LABELS, Labels
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
@@ -26,6 +28,8 @@ from mesh.state import MeshState, own_addresses
 from mesh.store import Store
 
 WEB = make_workload("web", "10.0.0.1", labels={"app": "web", "tier": "front"})
+BANK = Identity("cluster.local", "bank", "db")
+NEITHER_WEB = {"web_changes": False, "shop_changes": True}
 SERVICE = make_service("web", "10.96.0.1")
 
 
@@ -89,6 +93,30 @@ def test_selectors(selector, found) -> None:
         state.apply(WorkloadAdded(workload))
     selected = state.select("shop", Labels(selector) if selector else NO_LABELS)
     assert [workload.name for workload in selected] == found
+
+
+def test_a_stamp_is_the_same_until_the_selection_may_differ() -> None:
+    state = MeshState()
+    web, everything = Labels({"app": "web", "tier": "front"}), NO_LABELS
+
+    def stamps() -> list[object]:
+        return [state.selection_stamp("shop", selector) for selector in (web, everything)]
+
+    def check(event: Event, *, web_changes: bool, shop_changes: bool) -> None:
+        before = stamps()
+        assert all(one is two for one, two in zip(before, stamps(), strict=True))
+        state.apply(event)
+        changed = [one is not two for one, two in zip(before, stamps(), strict=True)]
+        assert changed == [web_changes, shop_changes]
+
+    other = make_workload("db", labels={"app": "db"})
+    check(WorkloadRemoved(WEB.uid), web_changes=False, shop_changes=False)
+    check(WorkloadAdded(other), web_changes=False, shop_changes=True)
+    check(WorkloadAdded(WEB), web_changes=True, shop_changes=True)
+    check(WorkloadAdded(replace(WEB, healthy=False)), web_changes=True, shop_changes=True)
+    check(WorkloadAdded(replace(WEB, labels=NO_LABELS)), web_changes=True, shop_changes=True)
+    check(WorkloadAdded(replace(other, namespace="bank", identity=BANK)), **NEITHER_WEB)
+    check(WorkloadRemoved(WEB.uid), web_changes=False, shop_changes=True)
 
 
 def test_a_replaced_value_leaves_no_trace_in_any_index() -> None:
