@@ -13,6 +13,7 @@ import platform
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import AttachError, MapError
 
@@ -110,8 +111,8 @@ def possible_cpus() -> int:
     """How many parts a value of a per-CPU map has (/sys/devices/system/cpu/possible)."""
     global _possible_cpus  # noqa: PLW0603 # read once; the number cannot change
     if _possible_cpus == 0:
-        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-            last = file.read().strip().replace("-", ",").split(",")[-1]
+        text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+        last = text.strip().replace("-", ",").split(",")[-1]
         _possible_cpus = int(last) + 1
     return _possible_cpus
 
@@ -173,7 +174,7 @@ def map_delete(fd: int, key: bytes) -> bool:
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False
-        raise MapError(f"Cannot delete from a BPF map: {error.strerror}.") from error
+        raise MapError(f"A BPF map refuses to delete: {error.strerror}.") from error
     return True
 
 

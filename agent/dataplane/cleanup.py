@@ -26,7 +26,14 @@ log = logging.getLogger(__name__)
 _CGROUP_LINK = 3
 """BPF_LINK_TYPE_CGROUP."""
 
-_POD_MAPS = ("guarded_pods", "enrollments", "device_captures", "nonce_quotas", "nonces_aged")
+_POD_MAPS = (
+    "guarded_pods",
+    "enrollments",
+    "device_captures",
+    "flow_records",
+    "nonce_quotas",
+    "nonces_aged",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ def _remove_orphans(cgroups: set[int]) -> int:
 
 
 def cleanup(node: str, *, bpffs: Path = BPFFS) -> Cleaned:
-    """Leaves nothing of this node's dataplane behind; safe to repeat, and without an earlier run."""
+    """Leaves nothing of this node's dataplane behind; safe to repeat, or with nothing there."""
     pins = Pins(node, bpffs)
     if not pins.node_root.exists():
         return Cleaned(0, 0, pins=False)

@@ -7,7 +7,7 @@ only file that imports bcc. Reads one JSON request from standard input, writes o
     {"text", "cflags", "directory", "programs": [[pin, function, type, attach type or -1], ...]}
     {"ok": true} | {"ok": false, "stage": "import|compile|load|pin", "program", "detail"}
 
-BCC reports the compiler's and the verifier's words on C's standard error only, hence the pipe dance.
+BCC reports the compiler's and the verifier's words on C's standard error only: it is caught.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ def tail(log: IO[bytes]) -> str:
 def compile_and_pin(request: dict) -> None:  # type: ignore[type-arg] # JSON, checked by use
     """Does what the request asks; raises StageError."""
     try:
-        from bcc import BPF
-        from bcc.libbcc import lib
+        from bcc import BPF  # noqa: PLC0415 # its absence is an answer
+        from bcc.libbcc import lib  # noqa: PLC0415
     except ImportError as error:
         raise StageError("import", "", f"BCC is missing (python3-bpfcc): {error}") from error
     with captured_stderr() as log:
@@ -68,7 +68,7 @@ def compile_and_pin(request: dict) -> None:  # type: ignore[type-arg] # JSON, ch
                 loaded = module.load_func(function.encode(), kind, None, attach_type)
             except Exception as error:
                 raise StageError("load", pin, f"{error}\n{tail(log)}") from error
-            path = os.path.join(request["directory"], pin)
+            path = f"{request['directory']}/{pin}"
             if lib.bpf_obj_pin(loaded.fd, path.encode()) != 0:
                 raise StageError("pin", pin, f"cannot pin at {path}\n{tail(log)}")
 

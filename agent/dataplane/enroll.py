@@ -14,6 +14,7 @@ care adopts it, with the capture ports it had, or finishes what another began to
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from agent.dataplane import netns, visit
 from agent.dataplane.listeners import PortConflictError, close_all
@@ -40,7 +41,7 @@ class Enroller:
         self.pods: dict[WorkloadUid, EnrolledPod] = {}
 
     def ensure(self, row: EnrollmentRow) -> EnrolledPod:
-        """Enrols the pod, or finds it enrolled already; never raises for what is the pod's fault."""
+        """Enrols the pod, or finds it enrolled; never raises for what is the pod's fault."""
         have = self.pods.get(row.key)
         if have is not None and have.is_captured:
             if have.row == row and _same_netns(row.netns, have.netns_fd):
@@ -204,7 +205,7 @@ class Enroller:
 
 def _same_netns(path: str, fd: int) -> bool:
     try:
-        at_path, held = os.stat(path), os.fstat(fd)
+        at_path, held = Path(path).stat(), os.fstat(fd)
     except OSError:
         return False
     return (at_path.st_dev, at_path.st_ino) == (held.st_dev, held.st_ino)

@@ -46,13 +46,12 @@ def check_kernel(release: str | None = None) -> None:
 
 
 def has_mptcp() -> bool:
-    """Whether the kernel knows MPTCP: without it the helper that finds the MPTCP socket is absent."""
+    """Whether the kernel knows MPTCP: without it, the helper that finds such a socket is absent."""
     return Path("/proc/sys/net/mptcp").is_dir()
 
 
 def _mounts(kind: str) -> list[Path]:
-    with open("/proc/mounts", encoding="utf-8") as file:
-        fields = [line.split() for line in file]
+    fields = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return [
         Path(field[1].encode().decode("unicode_escape")) for field in fields if field[2] == kind
     ]
@@ -101,8 +100,8 @@ def agent_cgroup_id(attached: Path) -> int:
 
     Raises AttachError where pods share it: exempting it would exempt them.
     """
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        entries = [line.rstrip("\n").split(":", 2) for line in file]
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    entries = [line.split(":", 2) for line in lines]
     own = next((path for number, _, path in entries if number == "0"), "/")
     directory = cgroup2_mount() / own.lstrip("/")
     if directory == attached:
@@ -117,8 +116,8 @@ def ensure_headers(modules: Path = Path("/lib/modules"), sources: Path = Path("/
     """Makes BCC find kernel headers for a kernel whose package has none.
 
     The programs use UAPI types only, so any installed headers do. Debian splits them in two
-    packages: ``build`` is the flavour's, ``source`` the common one. Raises LoadError where there are
-    none at all.
+    packages: ``build`` is the flavour's, ``source`` the common one. Raises LoadError where there
+    are none at all.
     """
     home = modules / os.uname().release
     if (home / "build").exists():

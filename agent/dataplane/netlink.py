@@ -57,8 +57,8 @@ class Interface:
 
 @contextmanager
 def _netlink() -> Iterator[Any]:
-    from pyroute2 import IPRoute  # 12 MB: only when a pod is visited
-    from pyroute2.netlink.exceptions import NetlinkError as VendorError
+    from pyroute2 import IPRoute  # noqa: PLC0415 # 12 MB: only when a pod is visited
+    from pyroute2.netlink.exceptions import NetlinkError as VendorError  # noqa: PLC0415
 
     try:
         with IPRoute() as route:
@@ -87,7 +87,7 @@ def list_interfaces() -> tuple[Interface, ...]:
 
 
 def _tolerate(codes: tuple[int, ...], function: Any, *arguments: Any, **settings: Any) -> None:
-    from pyroute2.netlink.exceptions import NetlinkError as VendorError
+    from pyroute2.netlink.exceptions import NetlinkError as VendorError  # noqa: PLC0415
 
     try:
         function(*arguments, **settings)

@@ -35,6 +35,12 @@ def open_netns(path: str) -> int:
         raise NetlinkError(f"The network namespace {path} cannot be opened: {error}.") from error
 
 
+def _enter(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        error = os.strerror(ctypes.get_errno())
+        raise NetlinkError(f"A pod's network cannot be entered: {error}.")
+
+
 def run_in_netns(fd: int, function: Callable[[], _Result]) -> _Result:
     """What ``function`` returns or raises, run in a thread that has entered the namespace."""
     results: list[_Result] = []
@@ -42,9 +48,7 @@ def run_in_netns(fd: int, function: Callable[[], _Result]) -> _Result:
 
     def visit() -> None:
         try:
-            if _libc.setns(fd, _CLONE_NEWNET) != 0:
-                code = ctypes.get_errno()
-                raise NetlinkError(f"A pod's network cannot be entered: {os.strerror(code)}.")
+            _enter(fd)
             results.append(function())
         except BaseException as error:  # noqa: BLE001 # raised again in the calling thread
             errors.append(error)

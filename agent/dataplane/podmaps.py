@@ -109,7 +109,11 @@ class PodMaps:
             bpf.map_delete(self._maps["device_captures"], key)
 
     def remove_guarded(self, slot: int, cookie: int) -> None:
-        """Forgets the pod: the last act of un-enrolment."""
+        """Forgets the pod, with the records that nobody came for: the last act of un-enrolment."""
+        records = self._maps["flow_records"]
+        for key, _ in bpf.batch_items(records, bpf.map_info(records)):
+            if key.startswith(_u64(cookie)):
+                bpf.map_delete(records, key)
         bpf.map_delete(self._maps["nonce_quotas"], _u64(cookie))
         bpf.map_delete(self._maps["nonces_aged"], _u64(cookie))
         bpf.map_delete(self._maps["guarded_pods"], _u32(slot))

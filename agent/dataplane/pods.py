@@ -35,7 +35,7 @@ class EnrollmentState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPod:
-    """One pod and its sockets. The dataplane owns every fd here: others duplicate what they keep."""
+    """One pod and its sockets. The dataplane owns every fd: others duplicate what they keep."""
 
     row: EnrollmentRow
     state: EnrollmentState

@@ -17,6 +17,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.abi import structs
@@ -121,9 +122,9 @@ class Dataplane:
             raise DataplaneError("The dataplane has not been started.")
         return self._enroller
 
-    async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
+    async def _in_thread(self, function: Callable[[], object]) -> None:
         async with self._lock:
-            await asyncio.to_thread(function, *arguments)
+            await asyncio.to_thread(function)
 
     async def apply(self, tables: Tables, *, in_sync: bool) -> list[EnrolledPod]:
         """Makes the kernel hold ``tables``; returns every pod whose enrolment changed.
@@ -132,10 +133,16 @@ class Dataplane:
         not an error; MapError (a map is full) leaves what was applied so far.
         """
         changed: list[EnrolledPod] = []
-        await self._in_thread(self._apply, tables, in_sync, changed)
+        await self._in_thread(partial(self._apply, tables, changed, in_sync=in_sync))
         return changed
 
-    def _apply(self, tables: Tables, in_sync: bool, changed: list[EnrolledPod]) -> None:
+    def _apply(
+        self,
+        tables: Tables,
+        changed: list[EnrolledPod],
+        *,
+        in_sync: bool,
+    ) -> None:
         content = {
             "workloads": rows.workloads_content(tables),
             "endpoints": rows.endpoints_content(tables),
@@ -180,18 +187,19 @@ class Dataplane:
             rounds += 1
             changed: list[EnrolledPod] = []
             try:
-                await self._in_thread(self._care, rounds % DEEP_CARE_ROUNDS == 0, changed)
+                deep = rounds % DEEP_CARE_ROUNDS == 0
+                await self._in_thread(partial(self._care, changed, deep=deep))
             except DataplaneError as error:
                 log.warning("looking after the dataplane: %s", error)
             if changed:
                 on_change(changed)
 
-    def _care(self, deep: bool, changed: list[EnrolledPod]) -> None:
+    def _care(self, changed: list[EnrolledPod], *, deep: bool) -> None:
         changed.extend(self._enrolling.reconcile(deep=deep))
         reap(self._running.maps)
 
     def events_fd(self) -> int:
-        """Readable while events wait: for loop.add_reader(), with events() as the callback's work."""
+        """Readable while events wait: for loop.add_reader(), whose callback calls events()."""
         return self._running.maps["events"]
 
     def events(self) -> list[KernelEvent]:
@@ -219,7 +227,9 @@ class Dataplane:
             if info.type not in _HASH_TYPES:
                 continue
             table = self._tables.get(name)
-            entries = sum(1 for _ in bpf.batch_items(fd, info)) if table is None else len(table.have)
+            entries = (
+                sum(1 for _ in bpf.batch_items(fd, info)) if table is None else len(table.have)
+            )
             found[name] = (entries, info.max_entries)
         return found
 

@@ -56,7 +56,7 @@ class KernelEvent:
 
 @dataclass(frozen=True, slots=True)
 class TrafficTotal:
-    """Totals of one (source, destination, service, route, reason, protocol) since the map was made."""
+    """Totals of one (source, destination, service, route, reason, protocol), ever since."""
 
     source_workload: WorkloadId
     destination_workload: WorkloadId

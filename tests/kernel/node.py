@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real node for the kernel tests: a Dataplane, its Tables, and the agent's side of a capture."""
+"""One real node for the kernel tests: a Dataplane, its Tables, and the agent's side of capture."""
 
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -77,6 +76,15 @@ class Node:
         while self.dataplane.events():
             pass
 
+    def stop(self) -> None:
+        """What the kernel does to a killed agent's process: every fd is closed, nothing else."""
+        self.dataplane.close()
+
+    def start_again(self) -> None:
+        """The next agent of the same node."""
+        self.dataplane = Dataplane(self.name, cgroup=self.lan.cgroup_name)
+        self.runner.run(self.dataplane.start())
+
     # Tables
 
     def add_workload(
@@ -143,6 +151,12 @@ class Node:
             rows[where] = EndpointRow(where, ip_address(address), target, WorkloadId(0))
         self.tables = replace(self.tables, frontends=frontends, endpoints=rows)
 
+    def care(self, *, deep: bool = False) -> list[EnrolledPod]:
+        """One round of what run() does every few seconds."""
+        changed: list[EnrolledPod] = []
+        self.dataplane._care(changed, deep=deep)
+        return changed
+
     # What is there now
 
     def uid(self, pod: Pod) -> WorkloadUid:
@@ -159,7 +173,9 @@ class Node:
         fd = self.map(name)
         return sum(1 for _ in bpf.batch_items(fd, bpf.map_info(fd)))
 
-    def take_record(self, pod: Pod, peer: tuple[str, int], port: int, family: int) -> FlowRecord | None:
+    def take_record(
+        self, pod: Pod, peer: tuple[str, int], port: int, family: int
+    ) -> FlowRecord | None:
         """Reads and deletes the record of an accepted connection, as the core does."""
         key = structs.FlowKey(
             self.enrolled(pod).netns_cookie,

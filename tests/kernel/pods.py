@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods for the kernel tests: a netns on a bridge, a cgroup, and a way to run code as the pod does."""
+"""Pods for the kernel tests: a netns on a bridge, a cgroup, and a way to run code as the pod."""
 
 import contextlib
 import ctypes
@@ -30,18 +30,20 @@ def sh(command: str, *, check: bool = True) -> str:
     return done.stdout
 
 
-def run_as(cgroup: Path, netns_fd: int, function: Callable[[], Result]) -> Result:
+def run_as(
+    cgroup: Path, netns_fd: int, function: Callable[[], Result], timeout: int = RUN_TIMEOUT_SECONDS
+) -> Result:
     """What ``function`` returns in a child process in that cgroup and netns; raises as it does."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         answer: tuple[bool, Any]
         try:
-            signal.alarm(RUN_TIMEOUT_SECONDS)
+            signal.alarm(timeout)
             (cgroup / "cgroup.procs").write_text(str(os.getpid()))
             assert _libc.setns(netns_fd, 0x40000000) == 0
             answer = (True, function())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 # raised again in the parent
             error.add_note(traceback.format_exc())
             answer = (False, error)
         with os.fdopen(writer, "wb") as pipe:
@@ -70,9 +72,9 @@ class Pod:
     fd: int = -1
     addresses: tuple[IpAddress, ...] = field(default=())
 
-    def run(self, function: Callable[[], Result]) -> Result:
+    def run(self, function: Callable[[], Result], timeout: int = RUN_TIMEOUT_SECONDS) -> Result:
         """As a process of the pod: in its cgroup, so the hooks see it."""
-        return run_as(self.cgroup, self.fd, function)
+        return run_as(self.cgroup, self.fd, function, timeout)
 
     def run_socket(self, function: Callable[[], socket.socket]) -> socket.socket:
         """A socket that a process of the pod has made, passed out of it; it stays the pod's."""
@@ -136,7 +138,7 @@ class Lan:
         label = name or f"p{number}"
         space = f"nmt-{self.tag}-{label}"
         v4, v6 = f"10.230.1.{number}", f"fd23::{number:x}"
-        port = f"{label}h"[:15]
+        port = f"{label[:14]}h"
         sh(f"ip netns add {space}")
         commands = [
             f"link add {port} type veth peer name eth0 netns {space}",
@@ -167,6 +169,7 @@ class Lan:
     def remove(self, pod: Pod) -> None:
         self.pods.remove(pod)
         os.close(pod.fd)
+        sh(f"ip -n {self.host} link del {pod.name[:14]}h", check=False)
         sh(f"ip netns del {pod.netns}", check=False)
         with contextlib.suppress(OSError):
             pod.cgroup.rmdir()
@@ -174,6 +177,8 @@ class Lan:
     def close(self) -> None:
         for pod in list(self.pods):
             self.remove(pod)
-        sh(f"ip netns del {self.host}", check=False)
-        with contextlib.suppress(OSError):
-            self.cgroup.rmdir()
+        for path in Path("/var/run/netns").glob(f"nmt-{self.tag}*"):  # also what was half made
+            sh(f"ip netns del {path.name}", check=False)
+        for directory in (*self.cgroup.glob("*/"), self.cgroup):
+            with contextlib.suppress(OSError):
+                directory.rmdir()

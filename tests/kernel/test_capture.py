@@ -217,15 +217,11 @@ def test_one_port_on_two_addresses_and_families(node: Node, make_pod: MakePod) -
     assert seen == {81, 82, 83}
 
 
-def test_one_source_port_serves_a_destination_more_than_once(
-    node: Node, make_pod: MakePod
-) -> None:
+def test_one_source_port_serves_a_destination_more_than_once(node: Node, make_pod: MakePod) -> None:
     """K capture ports: with 8 ephemeral ports a pod can hold more than 8 connections."""
     pod = make_pod()
     node.enrol(pod)
-    pod.inside(
-        lambda: Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40007")
-    )
+    pod.inside(lambda: Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40007"))
 
     def dial() -> int:
         clients = []

@@ -53,9 +53,7 @@ def test_attested_through_a_service(node: Node, make_pod: MakePod) -> None:
 
 
 @pytest.mark.parametrize("way", ["mptcp", "tfo-request", "tfo-cookie"])
-def test_attested_with_other_options_in_the_syn(
-    node: Node, make_pod: MakePod, way: str
-) -> None:
+def test_attested_with_other_options_in_the_syn(node: Node, make_pod: MakePod, way: str) -> None:
     """MPTCP leaves room for the long form; a Fast Open cookie only for the short one."""
     pod, server_pod = make_pod(), make_pod()
     server_pod.inside(lambda: Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("3"))
@@ -84,7 +82,9 @@ def test_attested_with_other_options_in_the_syn(
     assert was_short == (1 if way == "tfo-cookie" else 0)
 
 
-def _syn(source: tuple[str, int], target: tuple[str, int], options: bytes, macs: tuple[str, str]) -> bytes:
+def _syn(
+    source: tuple[str, int], target: tuple[str, int], options: bytes, macs: tuple[str, str]
+) -> bytes:
     """An Ethernet frame with an IPv4 TCP SYN and right checksums."""
 
     def checksum(data: bytes) -> int:

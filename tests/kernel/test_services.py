@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs: TCP and UDP, chosen endpoints, true peer and reply addresses, services without endpoints."""
+"""VIPs: TCP and UDP, chosen endpoints, true peer and reply addresses, nowhere to go."""
 
 import errno
 import socket
