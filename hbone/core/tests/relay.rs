@@ -7,7 +7,7 @@ use common::*;
 use hbone_core::{Direction, EventKind};
 use hbone_proto::Reason;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,20 @@ fn a_connection_is_told_and_counted_on_both_sides() {
     assert_eq!((counter.bytes_sent, counter.bytes_received), (4, 5));
     pair.client.forget_counters(vec![SERVER]).unwrap();
     assert!(pair.client.counters().unwrap().is_empty());
+}
+
+#[test]
+fn ipv6_all_the_way() {
+    let loopback = Ipv6Addr::LOCALHOST.into();
+    let pair = Pair::at(loopback, loopback, |_| {});
+    let (mut near, mut far) = pair.connect();
+    assert!(near.local_addr().unwrap().is_ipv6() && far.peer_addr().unwrap().is_ipv6());
+    near.write_all(b"six").unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    far.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "six");
+    assert!(pair.client.tunnels().unwrap()[0].remote.is_ipv6());
 }
 
 #[test]

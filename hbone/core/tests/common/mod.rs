@@ -110,8 +110,13 @@ impl Pair {
     }
 
     pub fn with(change: impl Fn(&mut Config)) -> Self {
-        let inbound = socket::listen(SocketAddr::new(SERVER_IP, 0)).unwrap();
-        let capture = socket::listen(SocketAddr::new(CLIENT_IP, 0)).unwrap();
+        Self::at(CLIENT_IP, SERVER_IP, change)
+    }
+
+    /// The pods at other addresses.
+    pub fn at(client_ip: IpAddr, server_ip: IpAddr, change: impl Fn(&mut Config)) -> Self {
+        let inbound = socket::listen(SocketAddr::new(server_ip, 0)).unwrap();
+        let capture = socket::listen(SocketAddr::new(client_ip, 0)).unwrap();
         let hbone = socket::local_address(&inbound).unwrap();
         let mut config = Config {
             workers: 2,
@@ -130,7 +135,7 @@ impl Pair {
             records,
             capture: capture_address,
             hbone,
-            app: TcpListener::bind(SocketAddr::new(SERVER_IP, 0)).unwrap(),
+            app: TcpListener::bind(SocketAddr::new(server_ip, 0)).unwrap(),
         };
         pair.client
             .put_svid(CLIENT_ID, &pair.authority.svid(CLIENT_ID))
@@ -140,8 +145,8 @@ impl Pair {
             .unwrap();
         for core in [&pair.client, &pair.server] {
             core.put_peers(vec![
-                peer(CLIENT, CLIENT_IP, CLIENT_ID),
-                peer(SERVER, SERVER_IP, SERVER_ID),
+                peer(CLIENT, client_ip, CLIENT_ID),
+                peer(SERVER, server_ip, SERVER_ID),
             ])
             .unwrap();
             core.put_services(vec![(SERVICE, "web.shop.svc.cluster.local".into())])
@@ -152,14 +157,14 @@ impl Pair {
             inbound: vec![],
         };
         pair.client
-            .put_workload(pod(CLIENT, CLIENT_ID, CLIENT_IP), capture)
+            .put_workload(pod(CLIENT, CLIENT_ID, client_ip), capture)
             .unwrap();
         let inbound = Listeners {
             capture: vec![],
             inbound: vec![inbound],
         };
         pair.server
-            .put_workload(pod(SERVER, SERVER_ID, SERVER_IP), inbound)
+            .put_workload(pod(SERVER, SERVER_ID, server_ip), inbound)
             .unwrap();
         pair.records
             .set(Some(record(pair.app.local_addr().unwrap(), SERVER)));
