@@ -38,7 +38,7 @@ fn out_of_descriptors_connections_are_refused_without_spinning() {
         .collect();
     let limits = getrlimit(Resource::Nofile);
     let lowest_free = OwnedFd::from(fs::File::open("/dev/null").unwrap());
-    let mut tight = limits.clone();
+    let mut tight = limits;
     tight.current = Some(std::os::fd::AsRawFd::as_raw_fd(&lowest_free) as u64);
     drop(lowest_free);
     setrlimit(Resource::Nofile, tight).unwrap();
