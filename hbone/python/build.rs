@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hashes the sources of the core into the module, so that the agent can refuse a stale build.
 //!
-//! The hash is FNV-1a (64 bits) over, for each file in the order of its path relative to the
-//! workspace: the path, a zero byte, the content, a zero byte. Files: Cargo.toml and Cargo.lock of
-//! the workspace; Cargo.toml, build.rs and src/**/*.rs of each crate.
+//! It is CRC-32 (as in zlib) and length, eight hexadecimal digits each, of what follows, for each
+//! file in the order of its path relative to the workspace: the path, a zero byte, the content, a
+//! zero byte. Files: Cargo.toml and Cargo.lock of the workspace; Cargo.toml, build.rs and src/**/*.rs
+//! of each crate. `agent/tunnel/fingerprint.py` computes the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,15 +35,32 @@ fn main() {
         })
         .collect();
     named.sort();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut text = Vec::new();
     for (name, path) in named {
         println!("cargo::rerun-if-changed={}", path.display());
-        let content = fs::read(&path).expect("a source file that can be read");
-        for byte in name.bytes().chain([0]).chain(content).chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        text.extend_from_slice(name.as_bytes());
+        text.push(0);
+        text.extend(fs::read(&path).expect("a source file that can be read"));
+        text.push(0);
     }
-    println!("cargo::rustc-env=HBONE_FINGERPRINT={hash:016x}");
+    println!(
+        "cargo::rustc-env=HBONE_FINGERPRINT={:08x}{:08x}",
+        crc32(&text),
+        text.len()
+    );
+}
+
+/// CRC-32 with the reversed polynomial of ISO 3309.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            if crc & 1 == 1 {
+                (crc >> 1) ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
+    })
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
