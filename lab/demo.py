@@ -223,7 +223,7 @@ def _figures(screen: Screen, cluster: Cluster, effort: tuple[int, int]) -> None:
     ]
     for line in format_table(["", "NO MESH", "TUNNEL", "RATIO"], rows):
         screen.say(f"    {line}")
-    screen.say(f"    Medians of {rounds} rounds of {seconds} s, both sides alternating, on one")
+    screen.say(f"    Medians of {rounds} x {seconds} s, both sides alternating, on this one")
     screen.say("    machine for both nodes and the load. Congestion control: reno. The mesh's side")
     screen.say("    is encrypted and has an identity proven at each end, the other has neither.")
 

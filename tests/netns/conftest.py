@@ -29,7 +29,7 @@ def lab_name() -> str:
 @pytest.fixture(scope="session")
 def shared_lab() -> Iterator[Lab]:
     """The lab with agents that most tests share."""
-    made = make_lab(f"nmt-{os.getpid():x}-s")
+    made = make_lab(f"nmt-s{os.getpid():x}")
     try:
         made.cluster.start_mesh()
         yield made
