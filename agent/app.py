@@ -181,6 +181,7 @@ async def _run(config: AgentConfig) -> None:
             ]
             await stop.wait()
             await _drain(config, readiness, core)
+            await observer.flush(core)
             for task in tasks:
                 task.cancel()
 

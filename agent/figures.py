@@ -37,7 +37,7 @@ __all__ = ["Gatherer", "Parts"]
 _FRESH_SECONDS: Final = 1.0
 """Two scrapers in one second get the same figures."""
 
-_TICK_SECONDS: Final = 10.0
+_TICK_SECONDS: Final = 5.0
 """How often gone workloads are looked for: well below any grace that makes sense."""
 
 

@@ -36,6 +36,9 @@ __all__ = ["Observer"]
 
 log = logging.getLogger(__name__)
 
+_LINES_PER_SECOND: Final = 50
+"""Of refused handshakes and captures: a stranger who knocks all day must not fill the log."""
+
 _GATHER_SECONDS: Final = 0.02
 """Pause between two drains: one wake-up for many events, and nobody reads a log faster."""
 
@@ -50,6 +53,7 @@ class Observer:
         self.access_log = AccessLog(
             config.access_log, log_format=config.log_format, random=random.random
         )
+        self._log_second = self._logged = self._unlogged = 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
 
     async def watch_core(self, core: CoreThread) -> None:
@@ -73,6 +77,10 @@ class Observer:
                     await self._record([Ended.of(record) for record in self.flows.observe(events)])
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
+
+    async def flush(self, core: CoreThread) -> None:
+        """Take the last events of a core that has drained."""
+        await self._take_core_events(await core.drain_events())
 
     def close(self) -> None:
         """End the writer and close the access log."""
@@ -99,7 +107,7 @@ class Observer:
 
     def _log_event(self, kind: str, event: "Event") -> None:
         level = logging.DEBUG if kind.startswith("tunnel_") else logging.WARNING
-        if not log.isEnabledFor(level):
+        if not log.isEnabledFor(level) or not self._may_log():
             return
         own = self.directory.workload(event.get("workload_id", 0))
         peer = self.directory.workload(event.get("peer_workload_id", 0))
@@ -114,6 +122,20 @@ class Observer:
         }
         fields = {name: value for name, value in fields.items() if value}
         log.log(level, "%s", kind.replace("_", " "), extra={"fields": fields})
+
+    def _may_log(self) -> bool:
+        """Whether this second's lines are not used up; what is left out is said once."""
+        second = int(time.monotonic())
+        if second != self._log_second:
+            if self._unlogged:
+                fields = {"events": self._unlogged}
+                log.warning("more happened than is logged", extra={"fields": fields})
+            self._log_second, self._logged, self._unlogged = second, 0, 0
+        if self._logged >= _LINES_PER_SECOND:
+            self._unlogged += 1
+            return False
+        self._logged += 1
+        return True
 
     async def _record(self, ended: list[Ended]) -> None:
         if not ended:

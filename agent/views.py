@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from agent.admin.server import Query, View
 from agent.config import AgentConfig
+from agent.dataplane.pods import EnrolledPod
 from agent.figures import Parts
 from agent.telemetry.log import current_level, set_level
 from agent.tunnel.records import open_record
@@ -33,7 +34,11 @@ _DEFAULT_LIMIT: Final = 100
 
 
 class Views:
-    """Answers for GET and POST. Everything is read on the event loop, so it is coherent."""
+    """Answers for GET and POST.
+
+    What is read is taken on the event loop, so it is coherent; what is long is put into words in a
+    thread.
+    """
 
     def __init__(
         self, config: AgentConfig, parts: Parts, *, trust_domain: str, stop: asyncio.Event
@@ -100,31 +105,24 @@ class Views:
     async def workloads(self, _query: Query) -> Any:
         """Every workload that is known, with what is so about it on this node."""
         brain, node = self._parts.brain, self._config.node
-        tables = brain.latest.tables
-        peers = {row.uid: row for row in tables.peers.values()}
-        pods = self._parts.dataplane.pods()
-        found = []
-        for uid, workload in sorted(brain.state.workloads.by_key().items()):
-            row = peers.get(uid)
-            pod = pods.get(uid)
-            found.append(
-                {
-                    "uid": uid,
-                    "workload_id": int(row.key) if row is not None else 0,
-                    "namespace": workload.namespace,
-                    "name": workload.name,
-                    "node": workload.node,
-                    "addresses": [str(address) for address in workload.addresses],
-                    "identity": str(row.identity) if row is not None else "",
-                    "enrolled": row.enrolled if row is not None else False,
-                    "local": workload.node == node,
-                    "route": _route(tables, workload),
-                    "state": pod.state.value if pod is not None else _remote_state(row),
-                    "detail": pod.detail if pod is not None else "",
-                    "capture_ports": list(pod.capture_ports) if pod is not None else [],
-                }
-            )
-        return found
+        tables, pods = brain.latest.tables, self._parts.dataplane.pods()
+        known = list(brain.state.workloads.by_key().values())
+
+        def describe() -> list[dict[str, Any]]:
+            peers = {row.uid: row for row in tables.peers.values()}
+            known.sort(key=lambda workload: workload.uid)
+            return [
+                _describe_workload(
+                    workload,
+                    row=peers.get(workload.uid),
+                    pod=pods.get(workload.uid),
+                    route=_route(tables, workload),
+                    local=workload.node == node,
+                )
+                for workload in known
+            ]
+
+        return await asyncio.to_thread(describe)
 
     async def services(self, _query: Query) -> Any:
         """Every service that is known, with its ports and how many endpoints are behind them."""
@@ -164,14 +162,18 @@ class Views:
     async def connections(self, query: Query) -> Any:
         """Open connections; with ``recent=1`` also the last ``limit`` that ended."""
         observer = self._parts.observer
-        records = [
-            open_record(connection, observer.directory)
-            for connection in await self._parts.core.connections()
-        ]
-        records += observer.flows.open_records()
-        if query.get("recent") in {"1", "true"}:
-            records += observer.ledger.recent(_number(query, "limit", _DEFAULT_LIMIT))
-        return [record.as_json() for record in records]
+        limit = _number(query, "limit", _DEFAULT_LIMIT)
+        recent = observer.ledger.recent(limit) if query.get("recent") in {"1", "true"} else []
+        followed = observer.flows.open_records()
+        streams = await self._parts.core.connections()
+
+        def describe() -> list[dict[str, Any]]:
+            records = [open_record(stream, observer.directory) for stream in streams]
+            records += followed
+            records += [ended.make() for ended in recent]
+            return [record.as_json() for record in records]
+
+        return await asyncio.to_thread(describe)
 
     async def certificates(self, _query: Query) -> Any:
         """One entry for each identity that this node needs; never a key."""
@@ -188,14 +190,7 @@ class Views:
 
     async def tables(self, _query: Query) -> Any:
         """All rows as they were compiled last: what the sinks are to make true."""
-        tables = self._parts.brain.latest.tables
-        return {
-            **{
-                name: [_plain(row) for row in rows.values()]
-                for name, rows in _tables(tables).items()
-            },
-            "warnings": list(tables.warnings),
-        }
+        return await asyncio.to_thread(_plain_tables, self._parts.brain.latest.tables)
 
     async def log_level(self, _query: Query) -> Any:
         """The level of the agent's log."""
@@ -241,6 +236,33 @@ def _number(query: Query, name: str, default: int) -> int:
 def _tables(tables: Tables) -> dict[str, Mapping[Any, Any]]:
     names = ("frontends", "endpoints", "workloads", "enrollments", "peers", "services", "svids")
     return {name: getattr(tables, name) for name in names}
+
+
+def _plain_tables(tables: Tables) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: [_plain(row) for row in rows.values()] for name, rows in _tables(tables).items()
+    }
+    return {**found, "warnings": list(tables.warnings)}
+
+
+def _describe_workload(
+    workload: Workload, *, row: PeerRow | None, pod: EnrolledPod | None, route: str, local: bool
+) -> dict[str, Any]:
+    return {
+        "uid": workload.uid,
+        "workload_id": int(row.key) if row is not None else 0,
+        "namespace": workload.namespace,
+        "name": workload.name,
+        "node": workload.node,
+        "addresses": [str(address) for address in workload.addresses],
+        "identity": str(row.identity) if row is not None else "",
+        "enrolled": row.enrolled if row is not None else False,
+        "local": local,
+        "route": route,
+        "state": pod.state.value if pod is not None else _remote_state(row),
+        "detail": pod.detail if pod is not None else "",
+        "capture_ports": list(pod.capture_ports) if pod is not None else [],
+    }
 
 
 def _route(tables: Tables, workload: Workload) -> str:

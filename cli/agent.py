@@ -22,13 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("/var/cache/nodemesh"),
         help="compiled kernel programs (default: %(default)s)",
     )
-    listen = parser.add_argument_group("ports")
+    listen = parser.add_argument_group("ports and metrics")
     listen.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
     listen.add_argument(
         "--metrics-port", type=int, default=15020, help="0 disables (default: %(default)s)"
     )
     listen.add_argument(
         "--readiness-port", type=int, default=15021, help="0 disables (default: %(default)s)"
+    )
+    listen.add_argument(
+        "--series-grace-seconds",
+        type=float,
+        default=300.0,
+        help="how long the metrics of a removed workload stay (default: %(default)s)",
     )
     logs = parser.add_argument_group("logs")
     logs.add_argument(
@@ -74,6 +80,7 @@ def parse_config(args: argparse.Namespace) -> AgentConfig:
         log_level=args.log_level,
         log_format=args.log_format,
         drain_seconds=args.drain_seconds,
+        series_grace_seconds=args.series_grace_seconds,
     )
 
 

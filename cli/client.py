@@ -42,15 +42,23 @@ def find_node(node: str | None, state_root: Path = STATE_ROOT) -> str:
         check_node_name(node)
         return node
     try:
-        found = sorted(path.parent.name for path in state_root.glob("*/admin.sock"))
+        sockets = sorted(state_root.glob("*/admin.sock"))
     except PermissionError as error:
         raise AdminError(f"{state_root} is not readable: looking inside needs root") from error
+    # A killed agent leaves its socket behind: nobody answers there.
+    found = [path.parent.name for path in sockets if len(sockets) == 1 or _answers(path)]
     if not found:
         hint = "" if os.geteuid() == 0 else ", or you are not root"
         raise AdminError(f"no agent runs on this machine (no admin.sock in {state_root}/*){hint}")
     if len(found) > 1:
         raise AdminError(f"several agents run here; name one with --node: {', '.join(found)}")
     return found[0]
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_TIMEOUT_SECONDS)
+        return probe.connect_ex(str(path)) == 0
 
 
 class AdminClient:

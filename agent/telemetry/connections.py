@@ -128,8 +128,8 @@ class ConnectionLedger:
             self._recent[item.path].append(item)
             self.total += 1
 
-    def recent(self, limit: int | None = None) -> list[ConnectionRecord]:
-        """Return the newest ``limit`` records, newest first."""
+    def recent(self, limit: int | None = None) -> list[Ended]:
+        """Return the newest ``limit`` that ended, newest first."""
         each = (reversed(records) for records in self._recent.values())
         newest = heapq.merge(*each, key=lambda item: item.ended_at, reverse=True)
-        return [item.make() for item in islice(newest, limit)]
+        return list(islice(newest, limit))

@@ -116,11 +116,18 @@ async def test_a_taken_port_is_said_in_a_sentence(tmp_path: Path) -> None:
 def test_no_agent_or_several_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(AdminError, match="no agent runs"):
         find_node(None, tmp_path)
-    for name in ("node1", "node2"):
+    live = []
+    for name in ("node1", "node2", "dead"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "admin.sock").touch()
-    with pytest.raises(AdminError, match="--node: node1, node2"):
+        live.append(socket.socket(socket.AF_UNIX))
+        live[-1].bind(str(tmp_path / name / "admin.sock"))
+        live[-1].listen()
+    live[-1].close()
+    with pytest.raises(AdminError, match="--node: node1, node2$"):
         find_node(None, tmp_path)
-    assert find_node("node2", tmp_path) == "node2"
+    live[0].close()
+    assert find_node(None, tmp_path) == "node2"
+    assert find_node("node1", tmp_path) == "node1"
+    live[1].close()
     with pytest.raises(ConfigError):
         find_node("../etc", tmp_path)

@@ -186,6 +186,6 @@ def test_the_ledger_keeps_the_newest() -> None:
     ledger = ConnectionLedger(kept=3)
     ledger.add(Ended.of(replace(RECORD, bytes_sent=n, ended_at=float(n))) for n in range(5))
     ledger.add([Ended.of(replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5))])
-    assert [record.bytes_sent for record in ledger.recent()] == [4, 99, 3, 2]
-    assert [record.bytes_sent for record in ledger.recent(1)] == [4]
+    assert [item.make().bytes_sent for item in ledger.recent()] == [4, 99, 3, 2]
+    assert [item.make().bytes_sent for item in ledger.recent(1)] == [4]
     assert ledger.total == 6
