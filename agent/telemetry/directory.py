@@ -41,6 +41,7 @@ class Directory:
         self._grace_seconds = grace_seconds
         self._clock = clock
         self._gone: dict[WorkloadId, float] = {}
+        self._gone_services: dict[ServiceId, float] = {}
         self._by_address: dict[IpAddress, WorkloadId] = {}
         self.peers: Mapping[WorkloadId, PeerRow] = {}
         self.services: Mapping[ServiceId, ServiceRow] = {}
@@ -56,16 +57,25 @@ class Directory:
         for number in tables.peers:
             self._gone.pop(number, None)
         self.peers = peers
-        services = dict(self.services)
-        services.update(tables.services)
+        services = dict(tables.services)
+        for service, service_row in self.services.items():
+            if service not in services:
+                self._gone_services.setdefault(service, now)
+                services[service] = service_row
+        for service in tables.services:
+            self._gone_services.pop(service, None)
         self.services = services
         self._by_address = {
             address: row.key for row in tables.peers.values() for address in row.addresses
         }
 
     def expire(self) -> list[WorkloadId]:
-        """Forget workloads whose grace is over and return their ids: their series must go too."""
+        """Forget workloads whose grace is over and return their ids: their series must go too.
+
+        Services go likewise; a series that names one lives as long as its workloads do.
+        """
         now = self._clock()
+        self._expire_services(now)
         over = [n for n, since in self._gone.items() if now - since >= self._grace_seconds]
         if over:
             for number in over:
@@ -73,6 +83,12 @@ class Directory:
             dropped = set(over)
             self.peers = {n: row for n, row in self.peers.items() if n not in dropped}
         return over
+
+    def _expire_services(self, now: float) -> None:
+        over = {n for n, since in self._gone_services.items() if now - since >= self._grace_seconds}
+        if over:
+            self._gone_services = {n: t for n, t in self._gone_services.items() if n not in over}
+            self.services = {n: row for n, row in self.services.items() if n not in over}
 
     def is_gone(self, number: WorkloadId) -> bool:
         """Whether the workload was removed (and may still be in its grace)."""

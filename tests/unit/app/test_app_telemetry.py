@@ -10,7 +10,7 @@ from agent.telemetry.labels import TCP_LABELS, response_flag
 from agent.telemetry.metrics import Figure, Figures, MetricsPage
 from agent.telemetry.traffic import SeriesBook, TrafficTotals
 from mesh.reasons import Reason
-from mesh.tables import WorkloadId
+from mesh.tables import Tables, WorkloadId
 
 
 def totals(source: int, destination: int, **values: object) -> TrafficTotals:
@@ -49,6 +49,21 @@ def test_a_workload_that_comes_back_within_the_grace_stays() -> None:
     clock.now += 60
     assert directory.expire() == []
     assert not directory.is_gone(WorkloadId(1))
+
+
+def test_a_gone_service_keeps_its_name_for_the_grace_and_no_longer() -> None:
+    clock = Clock()
+    directory = Directory(grace_seconds=60, clock=clock)
+    directory.update(tables())
+    directory.update(Tables())
+    clock.now += 59
+    directory.expire()
+    assert directory.service_hostname(7) == "web.shop.svc.cluster.local"
+    clock.now += 2
+    directory.expire()
+    assert directory.service_hostname(7) == ""
+    directory.update(tables())
+    assert directory.service_hostname(7) == "web.shop.svc.cluster.local"
 
 
 def test_an_address_names_only_who_has_it_now() -> None:
