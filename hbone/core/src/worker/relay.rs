@@ -136,23 +136,7 @@ impl Worker {
             },
         );
         match filled {
-            Ok(filled) if filled.count == 0 => {
-                let Ok(header) = open.h2.data_header(key, 0, true) else {
-                    return Pumped::Done;
-                };
-                stream.local_ended = true;
-                stream.readable = false;
-                match tunnel
-                    .outbox
-                    .put(&mut self.buffers, &mut open.session, &header)
-                {
-                    Ok(()) => {
-                        self.mark_dirty(tunnel_handle);
-                        Pumped::Ended
-                    }
-                    Err(error) => Pumped::TunnelLost(record_lost(error)),
-                }
-            }
+            Ok(filled) if filled.count == 0 => self.send_end(handle),
             Ok(filled) => {
                 stream.bytes_sent += filled.count as u64;
                 stream.bulk = filled.count == filled.asked || filled.count > BULK;
@@ -172,6 +156,31 @@ impl Worker {
             }
             Err(FillError::App(_)) => Pumped::AppLost,
             Err(FillError::Tunnel(error)) => Pumped::TunnelLost(record_lost(error)),
+        }
+    }
+
+    /// The application's FIN becomes END_STREAM.
+    fn send_end(&mut self, handle: Handle) -> Pumped {
+        let stream = &mut self.streams[handle];
+        stream.readable = false;
+        let Some((tunnel_handle, key)) = stream.carrier else {
+            return Pumped::Done;
+        };
+        let tunnel = &mut self.tunnels[tunnel_handle];
+        let State::Open(open) = &mut tunnel.state else {
+            return Pumped::Done;
+        };
+        let Ok(header) = open.h2.data_header(key, 0, true) else {
+            return Pumped::Done;
+        };
+        stream.local_ended = true;
+        let put = tunnel
+            .outbox
+            .put(&mut self.buffers, &mut open.session, &header);
+        self.mark_dirty(tunnel_handle);
+        match put {
+            Ok(()) => Pumped::Ended,
+            Err(error) => Pumped::TunnelLost(record_lost(error)),
         }
     }
 

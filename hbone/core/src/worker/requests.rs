@@ -5,7 +5,7 @@ use super::Worker;
 use super::stream::Phase;
 use super::token::Token;
 use crate::slab::Handle;
-use hbone_proto::{ConnectResponse, ErrorCode, Event, Reason};
+use hbone_proto::{ConnectResponse, ErrorCode, Event, Reason, StreamKey};
 use std::ops::Range;
 
 impl Worker {
@@ -14,6 +14,9 @@ impl Worker {
     pub(super) fn take_arrivals(&mut self, tunnel: Handle, base: usize) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         for event in arrivals.drain(..) {
+            if self.tunnels.get(tunnel).is_none() {
+                break;
+            }
             self.take_arrival(tunnel, base, event);
         }
         self.arrivals = arrivals;
@@ -22,22 +25,37 @@ impl Worker {
     fn take_arrival(&mut self, tunnel: Handle, base: usize, event: Event) {
         match event {
             Event::Data {
-                user, range, end, ..
+                stream: key,
+                user,
+                range,
+                end,
             } => {
                 let range = Range {
                     start: base + range.start,
                     end: base + range.end,
+                };
+                // In the record of its own CONNECT it came before we could mark the stream.
+                let user = if user == 0 {
+                    self.mark_of(tunnel, key)
+                } else {
+                    user
                 };
                 if let Some(stream) = stream_of(user) {
                     self.arrived(stream, range, end);
                 }
             }
             Event::Opened {
-                stream,
+                stream: key,
                 request,
                 end,
             } => {
-                self.requested(tunnel, stream, &request, end);
+                // Reset later in the same record: there is nobody to dial for.
+                if self.tunnels[tunnel]
+                    .open_ref()
+                    .is_some_and(|open| open.h2.is_live(key))
+                {
+                    self.requested(tunnel, key, &request, end);
+                }
             }
             Event::Response {
                 user,
@@ -68,6 +86,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn mark_of(&self, tunnel: Handle, key: StreamKey) -> u64 {
+        self.tunnels[tunnel]
+            .open_ref()
+            .and_then(|open| open.h2.user(key))
+            .unwrap_or(0)
     }
 
     /// The far agent's answer to our CONNECT.
