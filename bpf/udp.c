@@ -177,14 +177,36 @@ inline_only int resolve_udp(struct bpf_sock_addr *ctx, struct dial *dial, u32 so
 	return CONNECT_PASS;
 }
 
+/*
+ * getaddrinfo() sorts addresses by connect() on a UDP socket, with the port that will be used for
+ * TCP or with none, and sends nothing (RFC 6724). Refusing it would turn the order round.
+ */
+inline_only bool is_address_probe(const struct dial *dial)
+{
+	struct frontend_key key = {};
+
+	if (dial->port == 0)
+		return true;
+	key.address = dial->address;
+	key.port = dial->port;
+	key.protocol = IPPROTO_UDP;
+	if (frontends.lookup(&key))
+		return false;
+	key.protocol = IPPROTO_TCP;
+	return frontends.lookup(&key) != NULL;
+}
+
 inline_only int connect_udp(struct bpf_sock_addr *ctx, struct dial *dial, u64 netns_cookie,
 			    u32 source)
 {
 	struct address original = dial->address;
 	__be16 original_port = dial->port;
 	struct socket_state *state;
-	int verdict = resolve_udp(ctx, dial, source);
+	int verdict;
 
+	if (is_address_probe(dial))
+		return CONNECT_PASS;
+	verdict = resolve_udp(ctx, dial, source);
 	if (verdict != CONNECT_PASS || !dial->rewritten || !ctx->sk)
 		return verdict;
 	state = sockets.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.dataplane import netns, visit
-from agent.dataplane.listeners import PortConflictError, close_all
+from agent.dataplane.listeners import PortConflictError, close_all, stop_listening
 from agent.dataplane.loader import Loaded
 from agent.dataplane.netlink import list_interfaces
 from agent.dataplane.podmaps import PodMaps, kept_ports
@@ -95,6 +95,7 @@ class Enroller:
             netns_fd=fd,
             netns_cookie=cookie,
             capture_listeners=sockets.capture,
+            capture_addresses=tuple(sockets.plan.addresses),
             inbound_listeners=sockets.inbound,
             capture_ports=sockets.ports,
             slot=slot,
@@ -140,7 +141,7 @@ class Enroller:
         known = self._maps.guarded().get(pod.netns_cookie)
         flags = SysctlFlag(known[1].flags) if known else SysctlFlag(0)
         self._maps.remove_enrollment(pod.netns_cookie)
-        close_all((*pod.capture_listeners, *pod.inbound_listeners))
+        stop_listening((*pod.capture_listeners, *pod.inbound_listeners))
         try:
             self._undo(pod.netns_cookie, pod.slot, flags, pod.netns_fd)
         except NetlinkError as error:
@@ -179,20 +180,35 @@ class Enroller:
         changed: list[EnrolledPod] = []
         for have in list(self.pods.values()):
             if have.is_captured and _same_netns(have.row.netns, have.netns_fd):
-                if deep:
-                    self._visit_again(have)
-                continue
-            pod = self.ensure(have.row)
+                pod = self._visit_again(have) if deep else have
+            else:
+                pod = self.ensure(have.row)
             if pod != have:
                 changed.append(pod)
         return changed
 
-    def _visit_again(self, pod: EnrolledPod) -> None:
+    def _visit_again(self, pod: EnrolledPod) -> EnrolledPod:
+        """Puts back what somebody took away; listens on the addresses of new interfaces too."""
         guard_fd, guard_id, slot = self._loaded.guard_fd, self._loaded.guard_id, pod.slot
+        own, ports, known = pod.addresses, pod.capture_ports, pod.capture_addresses
         try:
             netns.run_in_netns(pod.netns_fd, lambda: visit.apply_network(guard_fd, guard_id, slot))
+            plan, added = netns.run_in_netns(
+                pod.netns_fd, lambda: visit.open_more_sockets(own, ports, known)
+            )
         except NetlinkError as error:
             log.warning("looking after workload %s: %s", pod.uid, error)
+            return pod
+        self._maps.put_device_captures(pod.netns_cookie, plan.devices)
+        if not added:
+            return pod
+        changed = replace(
+            pod,
+            capture_listeners=(*pod.capture_listeners, *added),
+            capture_addresses=(*known, *(one for one in plan.addresses if one not in known)),
+        )
+        self.pods[pod.uid] = changed
+        return changed
 
     def close(self) -> None:
         """Closes every fd and leaves every row and setting in place."""

@@ -24,6 +24,7 @@ __all__ = [
     "choose_capture_ports",
     "close_all",
     "listen",
+    "stop_listening",
 ]
 
 HBONE_PORT: Final = 15008
@@ -134,6 +135,13 @@ def listen(addresses: Iterable[IpAddress], ports: Iterable[int]) -> list[int]:
         close_all(made)
         raise
     return made
+
+
+def stop_listening(fds: Iterable[int]) -> None:
+    """Ends each listener for everybody who has a copy of it, and frees its port; then closes it."""
+    for fd in fds:
+        with contextlib.suppress(OSError), socket.socket(fileno=fd) as listener:
+            listener.shutdown(socket.SHUT_RD)
 
 
 def close_all(fds: Iterable[int]) -> None:

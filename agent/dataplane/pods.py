@@ -45,6 +45,9 @@ class EnrolledPod:
     netns_fd: int = -1
     netns_cookie: int = 0
     capture_listeners: tuple[int, ...] = ()
+    capture_addresses: tuple[IpAddress, ...] = ()
+    """Where the capture listeners are: the pod's addresses, and one of each other interface."""
+
     inbound_listeners: tuple[int, ...] = ()
     capture_ports: tuple[int, ...] = ()
     slot: int = 0

@@ -16,6 +16,7 @@ __all__ = [
     "Sockets",
     "apply_network",
     "guard_interfaces",
+    "open_more_sockets",
     "open_sockets",
     "plan_capture",
     "undo",
@@ -94,6 +95,15 @@ def open_sockets(own: tuple[IpAddress, ...], kept: tuple[int, ...] | None) -> So
         listeners.close_all(inbound)
         raise
     return Sockets(plan, ports, tuple(capture), tuple(inbound), sysctls.unset_sysctls())
+
+
+def open_more_sockets(
+    own: tuple[IpAddress, ...], ports: tuple[int, ...], known: tuple[IpAddress, ...]
+) -> tuple[CapturePlan, tuple[int, ...]]:
+    """The plan as it is now, and listeners on its addresses that are not ``known``."""
+    plan = plan_capture(own, netlink.list_interfaces())
+    new = [address for address in plan.addresses if address not in known]
+    return plan, tuple(listeners.listen(new, ports))
 
 
 def apply_network(program_fd: int, program_id: int, slot: int) -> None:

@@ -14,6 +14,10 @@ from tests.kernel.pods import Lan, Pod
 _HERE = Path(__file__).parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm_short: covers a hook once; run in emulated kernels")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lacking = _lacking()
     for item in items:

@@ -20,6 +20,7 @@ from tests.kernel.pods import Pod
 MakePod = Callable[..., Pod]
 
 
+@pytest.mark.vm_short
 @pytest.mark.parametrize(
     ("family", "address", "original"),
     [
@@ -265,6 +266,7 @@ def test_tcp_fast_open(node: Node, make_pod: MakePod) -> None:
         assert node.captured(pod).connection.recv(10) == b"early"
 
 
+@pytest.mark.vm_short
 def test_mptcp(node: Node, make_pod: MakePod) -> None:
     pod = make_pod()
     node.enrol(pod)

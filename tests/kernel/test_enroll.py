@@ -2,10 +2,13 @@
 """Enrolment of running pods: what is set, what is in the way, what is put back."""
 
 import errno
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from agent.abi.structs import EventKind
 from agent.dataplane import netlink
@@ -37,6 +40,7 @@ def _dial(address: str = REMOTE_V4, port: int = 80) -> int:
         return client.connect_ex((address, port))
 
 
+@pytest.mark.vm_short
 def test_un_enrolment_puts_everything_back(node: Node, make_pod: MakePod) -> None:
     pod = make_pod()
     before = _settings(pod)
@@ -194,6 +198,43 @@ def test_guard_that_was_taken_away_comes_back(node: Node, make_pod: MakePod) -> 
     pod.sh("tc qdisc del dev eth0 clsact")
     node.care(deep=True)
     assert "mesh_guard" in pod.sh("tc filter show dev eth0 ingress")
+
+
+def test_interface_that_comes_later(node: Node, make_pod: MakePod) -> None:
+    """A socket bound to it is captured as well, once the pod has been looked after."""
+    pod = make_pod()
+    node.enrol(pod)
+    pod.sh("ip link add net1 type veth peer name net1p; ip addr add 10.231.0.9/24 dev net1")
+    pod.sh("ip link set net1 up; ip link set net1p up")
+
+    def dial() -> int:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"net1")
+            client.settimeout(1)
+            return client.connect_ex((REMOTE_V4, 80))
+
+    assert pod.run(dial) == errno.EADDRNOTAVAIL
+    assert node.care(deep=True) == [node.enrolled(pod)]
+    assert pod.run(dial) == 0
+    assert node.captured(pod).original == (REMOTE_V4, 80)
+    assert node.care(deep=True) == []
+
+
+def test_sockets_that_somebody_still_holds_do_not_block_the_next_enrolment(
+    node: Node, make_pod: MakePod
+) -> None:
+    """The core has copies of the listeners and lets go of them a moment later."""
+    pod = make_pod()
+    enrolled = node.enrol(pod)[0]
+    copies = [os.dup(fd) for fd in (*enrolled.capture_listeners, *enrolled.inbound_listeners)]
+    node.drop_pod(pod)
+    node.apply()
+    assert "15008" not in pod.sh("ss -Hltn")
+    assert node.enrol(pod)[0].is_captured
+    assert pod.run(_dial) == 0
+    node.captured(pod)
+    for fd in copies:
+        os.close(fd)
 
 
 def test_many_pods(node: Node, make_pod: MakePod) -> None:

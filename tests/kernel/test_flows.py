@@ -79,6 +79,7 @@ def _total(node: Node, source: Pod, destination: Pod, reason: Reason = Reason.NO
     return found
 
 
+@pytest.mark.vm_short
 @pytest.mark.parametrize("closer", ["client", "server", "half", "reset"])
 def test_direct_connections_are_accounted_to_the_byte(
     node: Node, make_pod: MakePod, closer: str

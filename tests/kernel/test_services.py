@@ -158,6 +158,25 @@ def test_nowhere_to_go_fails_at_once(
     assert (str(event.original), event.original_port) == (VIP4, port)
 
 
+@pytest.mark.parametrize("port", [0, 80])
+def test_sorting_addresses_as_getaddrinfo_does_is_not_refused(
+    node: Node, make_pod: MakePod, port: int
+) -> None:
+    """A UDP connect to the port of a TCP service, only to learn the source address."""
+    pod = make_pod()
+    node.add_service(VIP4, 80, [(REMOTE_V4, 8080)])
+    node.enrol(pod)
+
+    def ask() -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect((VIP4, port))
+            return str(client.getsockname()[0])
+
+    assert pod.run(ask) == pod.v4
+    assert node.events(EventKind.DENIED, 0.05) == []
+
+
+@pytest.mark.vm_short
 @pytest.mark.parametrize("dialled", [VIP4, VIP6, f"::ffff:{VIP4}"], ids=["v4", "v6", "v4-mapped"])
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "unconnected"])
 def test_udp_replies_come_from_the_vip(
