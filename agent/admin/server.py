@@ -94,10 +94,7 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz/ready", self._readiness)
         runner = await _runner(stack, app)
-        # The lock of the state directory is ours, so a socket that lies here is a dead agent's.
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(socket.lstat().st_mode):
-                socket.unlink()
+        _remove_dead(socket)
         mask = os.umask(0o177)
         try:
             await web.UnixSite(runner, str(socket), backlog=_BACKLOG).start()
@@ -130,6 +127,13 @@ class AdminServer:
         if pending:
             return web.Response(status=503, text=f"not ready: {', '.join(pending)}\n")
         return web.Response(text="ready\n")
+
+
+def _remove_dead(socket: Path) -> None:
+    """Remove a socket that lies here: the lock is ours, so it is a dead agent's."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(socket.lstat().st_mode):
+            socket.unlink()
 
 
 async def _alive(_request: web.Request) -> web.Response:

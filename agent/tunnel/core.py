@@ -6,17 +6,22 @@ go to a single named thread, and the event loop never blocks on a worker.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.errors import TunnelError
+from agent.tunnel.fingerprint import source_fingerprint
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import Connection, Core, Counter, Event, Stats, Tunnel
 
 __all__ = ["CoreSettings", "CoreThread", "start_core"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -94,6 +99,7 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
         raise TunnelError(
             "the Rust core agent.tunnel._hbone is not built or does not load: run `make build`"
         ) from error
+    _warn_if_stale(_hbone.build_fingerprint())
     try:
         core = _hbone.Core(
             flow_records_fd=flow_records_fd,
@@ -104,3 +110,16 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
     except (OSError, ValueError) as error:
         raise TunnelError(f"the Rust core could not start: {error}") from error
     return CoreThread(core)
+
+
+def _warn_if_stale(built: str) -> None:
+    """Say so where the Rust sources beside us are not those that the core was built from."""
+    try:
+        current = source_fingerprint(Path(__file__).resolve().parents[2] / "hbone")
+    except OSError:
+        return
+    if current is not None and current != built:
+        fields = {"built": built, "sources": current}
+        log.warning(
+            "the Rust core was built from other sources: `make build`", extra={"fields": fields}
+        )

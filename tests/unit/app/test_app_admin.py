@@ -41,7 +41,7 @@ class Agent:
     async def status(self, query: Mapping[str, str]) -> Any:
         return {"node": "node1", "query": dict(query)}
 
-    async def bad(self, query: Mapping[str, str]) -> Any:
+    async def bad(self, _query: Mapping[str, str]) -> Any:
         raise ValueError("limit must be a number")
 
     async def refresh(self) -> None:
@@ -123,7 +123,7 @@ def test_no_agent_or_several_are_told_apart(tmp_path: Path) -> None:
         live[-1].bind(str(tmp_path / name / "admin.sock"))
         live[-1].listen()
     live[-1].close()
-    with pytest.raises(AdminError, match="--node: node1, node2$"):
+    with pytest.raises(AdminError, match=r"--node: node1, node2$"):
         find_node(None, tmp_path)
     live[0].close()
     assert find_node(None, tmp_path) == "node2"

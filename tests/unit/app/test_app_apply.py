@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The brain and the applier: order, certificates before capture, retry, nothing lost or removed early.
+"""The brain and the applier: order, certificates before capture, retry, nothing removed early.
 
 The kernel and the core are fakes that record; the brain, the compiler and the sink are real.
 """
@@ -74,7 +74,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.enrolled: dict[str, Pod] = {}
+        self.enrolled: dict[WorkloadUid, Pod] = {}
         self.failures = 0
         self.wanted: set[Identity] = set()
         self.updates: asyncio.Queue[SvidEvent] = asyncio.Queue()
@@ -94,7 +94,7 @@ class Machine:
         return []
 
     @contextlib.asynccontextmanager
-    async def steady_pods(self) -> AsyncIterator[dict[str, Pod]]:
+    async def steady_pods(self) -> AsyncIterator[dict[WorkloadUid, Pod]]:
         yield dict(self.enrolled)
 
     # core
@@ -162,7 +162,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - fakes have nothing to wait for
                 await asyncio.sleep(0.005)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, usage, tables, error sentences, exit status."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from cli.agent import add_arguments, parse_config
 from cli.main import main
-from cli.output import format_age, format_bytes, format_microseconds, format_table
+from cli.output import format_age, format_bytes, format_microseconds, format_table, print_data
 from cli.show import _table
 
 
@@ -24,7 +25,7 @@ def test_help_names_every_command_and_exit_status(capsys: pytest.CaptureFixture[
     assert "Exit status" in text
 
 
-def test_no_command_and_a_wrong_one_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_and_a_wrong_one_are_usage_errors() -> None:
     assert main([]) == 2
     with pytest.raises(SystemExit) as ended:
         main(["frobnicate"])
@@ -56,8 +57,6 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_agent_arguments_become_settings(tmp_path: Path) -> None:
-    import argparse
-
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     config = parse_config(
@@ -116,8 +115,6 @@ def test_a_connection_shows_path_ends_and_proof() -> None:
 
 
 def test_json_output_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    from cli.output import print_data
-
     print_data([{"a": 1}], "json")
     assert json.loads(capsys.readouterr().out) == [{"a": 1}]
     print_data([{"b": 1, "a": "x: y"}], "yaml")

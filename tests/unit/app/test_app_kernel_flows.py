@@ -13,15 +13,17 @@ from agent.telemetry.kernel_flows import KernelFlows
 from mesh.model.address import IpAddress
 from mesh.reasons import Reason
 
+CLIENT, SERVER, VIP = (ip_address(f"10.{text}") for text in ("0.0.1", "0.0.2", "96.0.10"))
+
 
 @dataclass(frozen=True)
 class Told:
     kind: EventKind
-    source: IpAddress | None = ip_address("10.0.0.1")
+    source: IpAddress | None = CLIENT
     source_port: int = 4000
-    destination: IpAddress | None = ip_address("10.0.0.2")
+    destination: IpAddress | None = SERVER
     destination_port: int = 8080
-    original: IpAddress | None = ip_address("10.96.0.10")
+    original: IpAddress | None = VIP
     original_port: int = 80
     source_workload: int = 1
     destination_workload: int = 2

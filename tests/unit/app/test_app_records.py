@@ -94,14 +94,12 @@ def test_totals_count_the_clients_bytes_alike_at_both_reporters() -> None:
         "bytes_received": 20,
         "failed": {},
     }
-    out = traffic_totals(
-        {**counter, "direction": "outbound", "workload_id": 1, "peer_workload_id": 2}
-    )
+    counter |= {"direction": "outbound", "workload_id": 1, "peer_workload_id": 2}
+    out = traffic_totals(counter)
     assert (out.reporter, out.source_id, out.destination_id) == ("source", 1, 2)
     assert (out.client_bytes, out.server_bytes) == (10, 20)
-    into = traffic_totals(
-        {**counter, "direction": "inbound", "workload_id": 2, "peer_workload_id": 1}
-    )
+    counter |= {"direction": "inbound", "workload_id": 2, "peer_workload_id": 1}
+    into = traffic_totals(counter)
     assert (into.reporter, into.source_id, into.destination_id) == ("destination", 1, 2)
     assert (into.client_bytes, into.server_bytes) == (20, 10)
 

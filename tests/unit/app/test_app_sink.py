@@ -26,7 +26,7 @@ class RecordingCore:
     def remove_peers(self, ids: list[int]) -> None:
         self.calls.append(("remove_peers", ids))
 
-    def put_svid(self, identity: str, **material: Any) -> None:
+    def put_svid(self, identity: str, **_material: Any) -> None:
         if identity in self.refuse:
             raise ValueError("malformed")
         self.calls.append(("put_svid", identity))
@@ -37,7 +37,7 @@ class RecordingCore:
     def put_workload(self, workload_id: int, **values: Any) -> None:
         self.calls.append(("put_workload", (workload_id, values["baggage"])))
 
-    def remove_workload(self, workload_id: int, *, drain_ms: int) -> None:
+    def remove_workload(self, workload_id: int, **_drain: int) -> None:
         self.calls.append(("remove_workload", workload_id))
 
     def take(self) -> list[tuple[str, Any]]:

@@ -29,8 +29,9 @@ def test_a_gone_workload_keeps_its_name_for_the_grace_and_no_longer() -> None:
     directory = Directory(grace_seconds=60, clock=clock)
     directory.update(tables(peer(1, "curl"), peer(2, "web")))
     directory.update(tables(peer(2, "web")))
-    assert directory.workload(1) is not None
-    assert directory.workload(1).text == "shop/curl"
+    named = directory.workload(1)
+    assert named is not None
+    assert named.text == "shop/curl"
     clock.now += 59
     assert directory.expire() == []
     clock.now += 2
