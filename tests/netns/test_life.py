@@ -24,7 +24,7 @@ def flow_to(lab, pod, path):
 
 def works(lab, pod, path):
     result = drive(lab.cluster, flow_to(lab, pod, path), "m", repeat=1)
-    look_up(lab.cluster, result)
+    look_up(lab.cluster, result, seconds=1.5)
     return result.problems
 
 
