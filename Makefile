@@ -48,9 +48,9 @@ fmt: ## Format everything
 	@$(CARGO) fmt $(MANIFEST)
 	@clang-format -i bpf/*.c bpf/include/*.h
 
-bench: ## First figures: no mesh and nodemesh side by side
-	@scripts/setup run
-	@$(PY) -m cli.main demo --figures-only
+bench: ## No mesh, Envoy and nodemesh side by side; QUICK=1 takes under 3 minutes
+	@scripts/setup bench
+	@$(PY) -m bench $(if $(QUICK),--quick)
 
 wheel: ## Build the one wheel, with the Rust core inside
 	@scripts/setup test
@@ -62,6 +62,9 @@ lock: ## Renew the locked Python requirements from pyproject.toml
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
 		--strip-extras --allow-unsafe --extra dev -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
+	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
+		--strip-extras --allow-unsafe --extra bench -c requirements.lock \
+		-o requirements-bench.lock pyproject.toml
 
 proto: ## Generate the Python side of the .proto files
 	@scripts/proto
