@@ -78,6 +78,7 @@ def main(config: AgentConfig) -> int:
 
     Raises:
         MeshError: it cannot start, or a task failed for a reason that is one sentence.
+
     """
     configure_logging(level=config.log_level, as_json=config.log_format == "json")
     with hold_lock(config.paths):

@@ -61,6 +61,7 @@ class Observer:
 
         Raises:
             TunnelError: a worker died; the agent must not go on with half a core.
+
         """
         async with _readable(core.event_fd) as wait:
             while True:

@@ -23,6 +23,7 @@ def hold_lock(paths: Paths) -> Iterator[None]:
     Raises:
         LockError: another agent (or cleanup) of this node runs; its process id is named.
         ConfigError: the state directory cannot be made.
+
     """
     try:
         paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,6 +72,7 @@ class IdsFile:
 
         Raises:
             ConfigError: it is malformed; then nothing tells what the pinned maps mean.
+
         """
         try:
             text = self._path.read_text(encoding="utf-8")

@@ -37,6 +37,7 @@ def find_node(node: str | None, state_root: Path = STATE_ROOT) -> str:
     Raises:
         AdminError: there is none, or there are several and none was named.
         ConfigError: the name cannot be a node's.
+
     """
     if node is not None:
         check_node_name(node)

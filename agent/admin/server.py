@@ -69,6 +69,7 @@ class AdminServer:
 
         Raises:
             AdminError: a port is taken, or the socket's directory is not ours.
+
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._thread.shutdown, wait=False)

@@ -92,6 +92,7 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
 
     Raises:
         TunnelError: the module was not built, is stale, or could not start its workers.
+
     """
     try:
         from agent.tunnel import _hbone  # noqa: PLC0415 - built code: say so when it is missing

@@ -20,6 +20,7 @@ def source_fingerprint(workspace: Path) -> str | None:
 
     Raises:
         OSError: a source file cannot be read.
+
     """
     if not (workspace / "Cargo.toml").is_file():
         return None
