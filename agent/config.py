@@ -8,6 +8,7 @@ node's name, so that two nodes can live on one machine (the lab does that).
 
 import re
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +21,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "Paths",
+    "agent_version",
     "check_node_name",
 ]
 
@@ -151,3 +153,11 @@ def check_node_name(node: str) -> None:
         raise ConfigError(
             f"node name {node!r} is not a lower-case DNS name (letters, digits, '-' and '.')"
         )
+
+
+def agent_version() -> str:
+    """Return the version of the installed package; ``unknown`` in a bare working tree."""
+    try:
+        return version("nodemesh")
+    except PackageNotFoundError:
+        return "unknown"

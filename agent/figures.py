@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.abi.structs import Statistic
 from agent.brain import Brain, Timing
+from agent.config import agent_version
 from agent.dataplane.sink import Dataplane
 from agent.dataplane.telemetry import TrafficTotal
 from agent.observe import Observer
@@ -115,6 +116,7 @@ class Gatherer:
         observer = parts.observer
         status = parts.source.status
         source = (("source", "file"),)
+        yield Figure("build", 1, (("version", agent_version()),))
         yield Figure("ready", float(parts.readiness.is_ready))
         yield Figure("source_generation", status.generation, source)
         yield Figure("source_error", float(status.last_error is not None), source)

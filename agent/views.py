@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from agent.admin.server import Query, View
-from agent.config import AgentConfig
+from agent.config import AgentConfig, agent_version
 from agent.dataplane.pods import EnrolledPod
 from agent.figures import Parts
 from agent.telemetry.log import current_level, set_level
@@ -77,7 +76,7 @@ class Views:
         return {
             "node": self._config.node,
             "trust_domain": self._trust_domain,
-            "version": _version(),
+            "version": agent_version(),
             "pid": os.getpid(),
             "started_at": self._started,
             "uptime_seconds": round(time.time() - self._started, 1),
@@ -292,10 +291,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
-
-
-def _version() -> str:
-    try:
-        return version("nodemesh")
-    except PackageNotFoundError:
-        return "unknown"

@@ -24,7 +24,7 @@ from typing_extensions import override
 from agent.telemetry.labels import TCP_LABELS
 from agent.telemetry.traffic import Sample
 
-__all__ = ["Figure", "Figures", "MetricsPage"]
+__all__ = ["HELP", "Figure", "Figures", "MetricsPage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ _TRAFFIC: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 
-_HELP: Final[Mapping[str, str]] = {
+HELP: Final[Mapping[str, str]] = {
+    "build": "1, with the version of the agent.",
     "ready": "1 once every boot task is done.",
     "handshakes": "TLS handshakes finished, both directions.",
     "handshakes_failed": "TLS handshakes that failed, by reason.",
@@ -120,7 +121,7 @@ def _figure_families(figures: Iterable[Figure]) -> Iterable[Metric]:
         family = families.get(figure.name)
         if family is None:
             names = [name for name, _ in figure.labels]
-            text = _HELP[figure.name]
+            text = HELP[figure.name]
             family = (
                 CounterMetricFamily(f"nodemesh_{figure.name}", text, labels=names)
                 if figure.kind == "counter"

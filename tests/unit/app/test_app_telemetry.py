@@ -2,12 +2,13 @@
 """Directory, series, metrics page: names come and go, series never run backwards."""
 
 from ipaddress import ip_address
+from pathlib import Path
 
 from app_rows import Clock, peer, tables
 
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import TCP_LABELS, response_flag
-from agent.telemetry.metrics import Figure, Figures, MetricsPage
+from agent.telemetry.metrics import HELP, Figure, Figures, MetricsPage
 from agent.telemetry.traffic import SeriesBook, TrafficTotals
 from mesh.reasons import Reason
 from mesh.tables import Tables, WorkloadId
@@ -179,3 +180,13 @@ def test_the_page_shows_both_kinds_of_metric_and_speaks_openmetrics() -> None:
     body, kind = page.render("application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
+
+
+def test_every_metric_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
+    for name, meaning in HELP.items():
+        assert any(
+            line.startswith((f"| `nodemesh_{name}`", f"| `nodemesh_{name}_total`"))
+            and line.endswith(f"| {meaning} |")
+            for line in text.splitlines()
+        ), name
