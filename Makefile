@@ -7,6 +7,15 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CARGO := cargo
 MANIFEST := --manifest-path hbone/Cargo.toml
+# `su` without a dash leaves root with a user's PATH.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+define need_root
+@[ "$$(id -u)" = 0 ] || { echo "make $@: root is needed, to make network namespaces and load kernel programs: sudo make $@" >&2; exit 1; }
+endef
+define need_environment
+@[ -x $(PY) ] || { echo "make $@: nothing is set up here: run make setup first" >&2; exit 1; }
+endef
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -15,26 +24,35 @@ setup: ## Install packages, headers, the Python environment; build the Rust core
 	@scripts/setup run
 
 demo: ## Two nodes, real pods, real traffic; KEEP=1 leaves it running
+	$(need_root)
 	@scripts/setup run
 	@$(PY) -m cli.main demo $(if $(KEEP),--keep)
 
 test: ## Everything CI runs
+	$(need_root)
 	@scripts/setup vm
 	@scripts/test
 
 unit: ## Pure tests: no root needed
+	@scripts/setup test
 	@$(PY) -m pytest tests/unit tests/contract
 
 kernel: ## Load and drive the kernel programs (root)
+	$(need_root)
+	@scripts/setup test
 	@$(PY) -m pytest tests/kernel
 
 netns: ## Real agents, real pods in network namespaces (root)
+	$(need_root)
+	@scripts/setup test
 	@$(PY) -m pytest tests/netns
 
 rust: ## Tests of the Rust core
+	@scripts/setup test
 	@$(CARGO) test $(MANIFEST) --locked --workspace --exclude hbone-python
 
 test-kernels: ## The kernel tests under Linux 6.1 and 6.12 (qemu)
+	$(need_root)
 	@scripts/setup vm
 	@tests/vm/run 6.1 6.12
 
@@ -43,12 +61,14 @@ lint: ## ruff, mypy, import-linter, clippy, rustfmt, clang-format, struct layout
 	@scripts/lint
 
 fmt: ## Format everything
+	@scripts/setup test
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix --select I . || true
 	@$(CARGO) fmt $(MANIFEST)
 	@clang-format -i bpf/*.c bpf/include/*.h
 
 bench: ## No mesh, Envoy and nodemesh side by side; QUICK=1 takes under 3 minutes
+	$(need_root)
 	@scripts/setup bench
 	@$(PY) -m bench $(if $(QUICK),--quick)
 
@@ -57,6 +77,7 @@ wheel: ## Build the one wheel, with the Rust core inside
 	@$(PY) -m maturin build --release --locked --out dist
 
 lock: ## Renew the locked Python requirements from pyproject.toml
+	@scripts/setup test
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
 		--strip-extras --allow-unsafe -o requirements.lock pyproject.toml
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
@@ -67,9 +88,12 @@ lock: ## Renew the locked Python requirements from pyproject.toml
 		-o requirements-bench.lock pyproject.toml
 
 proto: ## Generate the Python side of the .proto files
+	@scripts/setup test
 	@scripts/proto
 
 cleanup: ## Remove every lab and every pin that a run left behind
+	$(need_root)
+	$(need_environment)
 	@$(PY) -m cli.main lab down --all
 
 clean: ## Remove what was built
