@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bench.crowd import workload_rows
 from bench.parse import (
     Bulk,
     Latency,
@@ -94,3 +95,13 @@ def test_rss() -> None:
     assert parse_rss_bytes("VmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\nRssAnon:\t 7 kB\n") == 1_024_000
     with pytest.raises(ParseError):
         parse_rss_bytes("Name:\tkthreadd\n")
+
+
+def test_workload_rows_of_the_metrics() -> None:
+    text = (
+        "# HELP nodemesh_map_entries Entries of a kernel map.\n"
+        'nodemesh_map_entries{map="workloads"} 20016.0\n'
+        'nodemesh_map_entries{map="traffic"} 7.0\n'
+    )
+    assert workload_rows(text) == 20016
+    assert workload_rows("") == 0
