@@ -13,6 +13,7 @@
 #include "mesh_maps.h"
 #include "mesh_reasons.h"
 #include "mesh_types.h"
+#include "siphash.h"
 
 #define inline_only static __always_inline
 

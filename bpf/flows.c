@@ -109,18 +109,40 @@ inline_only struct nonce_quota *quota_of(u64 netns_cookie)
 	return quota;
 }
 
+/*
+ * A number that nobody can foretell, 0 where the agent has not drawn the secret yet. Time and CPU
+ * make the input differ each time (two nonces of one CPU in one nanosecond differ by the counter);
+ * the secret is what makes the output unpredictable.
+ */
+inline_only u64 draw_nonce(void)
+{
+	u32 zero = 0, made = STATISTIC_NONCES_MADE;
+	struct nonce_secret *secret = nonce_secrets.lookup(&zero);
+	u64 *counter = statistics.lookup(&made);
+	u64 words[3];
+
+	if (!secret || !(secret->key[0] | secret->key[1]))
+		return 0;
+	words[0] = (u64)bpf_get_smp_processor_id() << 32 | bpf_get_prandom_u32();
+	words[1] = bpf_ktime_get_ns();
+	words[2] = counter ? *counter : 0;
+	return siphash_2_4(secret->key, words, 3, (u64)sizeof(words) << 56);
+}
+
 /* Writes the option in the longest form that there is room for. False: the SYN goes without. */
 inline_only bool store_nonce(struct bpf_sock_ops *ctx, u64 *nonce)
 {
 	struct short_nonce_option brief = {};
 	struct nonce_option option = {};
 
+	*nonce = draw_nonce();
+	if (!*nonce)
+		return false;
 	option.kind = NONCE_OPTION_KIND;
 	option.length = NONCE_LONG_BYTES;
 	option.exid = bpf_htons(NONCE_EXID);
-	option.high = bpf_get_prandom_u32();
-	option.low = bpf_get_prandom_u32();
-	*nonce = ((u64)bpf_ntohl(option.high) << 32) | bpf_ntohl(option.low);
+	option.high = bpf_htonl((u32)(*nonce >> 32));
+	option.low = bpf_htonl((u32)*nonce);
 	if (bpf_store_hdr_opt(ctx, &option, sizeof(option), 0) == 0)
 		return true;
 	*nonce &= NONCE_SHORT_MASK;

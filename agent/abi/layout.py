@@ -24,6 +24,7 @@ MIRRORS: Mapping[str, type[ctypes.Structure]] = {
     "device_capture_key": structs.DeviceCaptureKey,
     "guarded_pod": structs.GuardedPod,
     "config": structs.Config,
+    "nonce_secret": structs.NonceSecret,
     "socket_state": structs.SocketState,
     "udp_peer": structs.UdpPeer,
     "udp_state": structs.UdpState,

@@ -32,6 +32,7 @@ __all__ = [
     "GuardedPod",
     "NonceQuota",
     "NonceRecord",
+    "NonceSecret",
     "SocketState",
     "Statistic",
     "Traffic",
@@ -266,6 +267,12 @@ class UdpState(ctypes.Structure):
         ("sequence", ctypes.c_uint32),
         ("pad", ctypes.c_uint32),
     )
+
+
+class NonceSecret(ctypes.Structure):
+    """``struct nonce_secret``."""
+
+    _fields_ = (("key", ctypes.c_uint64 * 2),)
 
 
 class NonceRecord(ctypes.Structure):

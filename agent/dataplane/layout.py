@@ -60,6 +60,7 @@ _ADDRESS = ctypes.sizeof(structs.Address)
 
 MAPS: Mapping[str, MapSpec] = {
     "config": _spec(_ARRAY, _U32, structs.Config),
+    "nonce_secrets": _spec(_ARRAY, _U32, structs.NonceSecret),
     "enrollments": _spec(_HASH, _U64, structs.Enrollment),
     "device_captures": _spec(_HASH, structs.DeviceCaptureKey, _ADDRESS),
     "guarded_pods": _spec(_HASH, _U32, structs.GuardedPod),

@@ -6,11 +6,13 @@ place without a moment between.
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.abi.structs import NonceSecret
 from agent.dataplane import bpf, kernel
 from agent.dataplane.compiler import ensure_programs
 from agent.dataplane.layout import MAPS, PROGRAMS, Pins, ProgramSpec
@@ -91,6 +93,16 @@ def _remove_other_versions(pins: Pins, programs: Path) -> None:
                 shutil.rmtree(directory)
 
 
+def _ensure_secret(fd: int) -> None:
+    """Draws the secret of the nonces where there is none: it is as old as the map, and stays in it.
+
+    It is in no log and no answer of the agent; only root can read the map.
+    """
+    size, nobody = ctypes.sizeof(NonceSecret), bytes(ctypes.sizeof(NonceSecret))
+    if bpf.map_lookup(fd, bytes(4), size) in (None, nobody):
+        bpf.map_update(fd, bytes(4), os.urandom(size))
+
+
 def load(pins: Pins, cgroup_name: str | None) -> Loaded:
     """Compiles or adopts, attaches, and opens what the agent needs.
 
@@ -106,6 +118,7 @@ def load(pins: Pins, cgroup_name: str | None) -> Loaded:
     try:
         for name in MAPS:
             loaded.maps[name] = bpf.obj_get(str(pins.maps / name))
+        _ensure_secret(loaded.maps["nonce_secrets"])
         _attach_all(pins, programs, cgroup)
         _remove_other_versions(pins, programs)
     except BaseException:

@@ -204,9 +204,11 @@ class Dataplane:
 
     def events(self) -> list[KernelEvent]:
         """The events that wait, at most a few thousand; does not block."""
-        if self._ring is None:
-            return []
-        return [decode_event(raw) for raw in self._ring.read()]
+        return [decode_event(raw) for raw in self.raw_events()]
+
+    def raw_events(self) -> list[bytes]:
+        """The same as the kernel wrote them, for who looks at few of them; see decode_event()."""
+        return self._ring.read() if self._ring is not None else []
 
     async def counters(self) -> list[TrafficTotal]:
         """What the kernel's path has carried and refused."""

@@ -28,6 +28,7 @@
 
 /* Tables: written by the agent only. */
 MESH_MAP("array", u32, struct config, config, 1, 0);
+MESH_MAP("array", u32, struct nonce_secret, nonce_secrets, 1, BPF_F_RDONLY_PROG);
 MESH_MAP("hash", u64, struct enrollment, enrollments, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
 MESH_MAP("hash", struct device_capture_key, struct address, device_captures, MESH_MAX_ENROLLMENTS,
 	 BPF_F_NO_PREALLOC);

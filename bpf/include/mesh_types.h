@@ -122,6 +122,14 @@ struct config {
 	__u32 pad;
 };
 
+/*
+ * The key of the function that nonces come from: drawn by the agent when it makes the map, never
+ * changed. All zero: there is none yet, and no nonce is made.
+ */
+struct nonce_secret {
+	__u64 key[2];
+};
+
 #define SOCKET_REDIRECTED (1U << 0) /* the peer that the application dialled is `original` */
 #define SOCKET_NONCE (1U << 1)	    /* its SYN carries a nonce */
 #define SOCKET_ESTABLISHED (1U << 2)

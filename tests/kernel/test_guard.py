@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guard and the nonce: who is proven, who is not, and what is dropped at the pod's door."""
 
+import ctypes
 import errno
 import socket
 import struct
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.abi.structs import EventKind, Statistic
-from agent.dataplane import reaper
+from agent.abi.structs import EventKind, NonceSecret, Statistic
+from agent.dataplane import bpf, reaper
 from mesh.reasons import Reason
 from tests.kernel.node import Node
 from tests.kernel.pods import Pod
@@ -308,3 +309,29 @@ def test_udp_from_outside_passes_the_guard(node: Node, make_pod: MakePod) -> Non
     stranger.run(ask)
     assert len(server.recv(6000)) == 5000
     server.close()
+
+
+def test_nonces_come_from_a_secret_that_outlives_the_agent(node: Node, make_pod: MakePod) -> None:
+    """Drawn once, never zero, never told; without it no nonce is made and the SYN goes without."""
+    size = ctypes.sizeof(NonceSecret)
+    fd = node.map("nonce_secrets")
+    secret = bpf.map_lookup(fd, bytes(4), size)
+    assert secret is not None
+    assert len(set(secret)) > 4
+    node.stop()
+    node.start_again()
+    fd = node.map("nonce_secrets")
+    assert bpf.map_lookup(fd, bytes(4), size) == secret
+    assert secret.hex() not in repr(node.dataplane.status())
+    pod, server_pod = make_pod(), make_pod()
+    node.enrol(pod, server_pod)
+    server = server_pod.serve(8080)
+    refused = node.statistic(Statistic.NONCES_REFUSED)
+    bpf.map_update(fd, bytes(4), bytes(size))
+    try:
+        pod.run(lambda: socket.create_connection((server_pod.v4, 8080), 2).close())
+    finally:
+        bpf.map_update(fd, bytes(4), secret)
+    server.accept()
+    assert node.events(EventKind.ATTESTED, 0.1) == []
+    assert node.statistic(Statistic.NONCES_REFUSED) == refused + 1
