@@ -6,7 +6,7 @@ import re
 import time
 
 from bench.scenarios import Bench, Run, memory
-from lab.errors import LabError
+from lab.errors import CommandError, LabError
 
 __all__ = ["WORKLOADS", "know_many", "workload_rows"]
 
@@ -18,6 +18,15 @@ def workload_rows(metrics: str) -> int:
     """Read how many rows the kernel's map of workloads has, from the agent's metrics."""
     found = re.search(r'^nodemesh_map_entries\{map="workloads"\} (\S+)$', metrics, re.MULTILINE)
     return int(float(found[1])) if found else 0
+
+
+def _knows(bench: Bench, node: str) -> bool:
+    """Ask an agent; one that is too busy to answer does not know them yet."""
+    try:
+        # A workload has a row for each of its two addresses.
+        return workload_rows(bench.cluster.metrics(node)) >= 2 * WORKLOADS
+    except CommandError:
+        return False
 
 
 def know_many(bench: Bench) -> Run:
@@ -50,7 +59,6 @@ def know_many(bench: Bench) -> Run:
             raise LabError(f"{WORKLOADS} workloads are not known after {PATIENCE_SECONDS:g} s")
         time.sleep(0.5)
         bench.require_running()
-        # Each has a row for each of its two addresses.
-        waiting = {n for n in waiting if workload_rows(cluster.metrics(n)) < 2 * WORKLOADS}
+        waiting = {node for node in waiting if not _knows(bench, node)}
     known = time.monotonic() - began
     return {("until known", "s"): known, **memory(bench, "nodemesh")}

@@ -86,10 +86,7 @@ def bench(lab: str, effort: Effort, chosen: Sequence[Scenario], screen: Screen) 
             _measure(running, scenario, effort, outcome, screen)
         _sample_memory(running, "memory-after", outcome)
         if effort.crowd:
-            with screen.step(TITLES["memory-known"]):
-                known = know_many(running)
-            for measurement in collect("memory-known", "nodemesh", [known]):
-                outcome.results.add(measurement)
+            _measure_crowd(running, outcome, screen)
     add_excess(outcome.results, "request-response", "p50", "us")
     return outcome
 
@@ -177,6 +174,17 @@ def _measure_memory(running: Bench, outcome: Outcome, screen: Screen) -> None:
                     continue
                 for measurement in collect("memory-open", route.system, [run]):
                     outcome.results.add(measurement)
+
+
+def _measure_crowd(running: Bench, outcome: Outcome, screen: Screen) -> None:
+    try:
+        with screen.step(TITLES["memory-known"]):
+            known = know_many(running)
+    except LabError as error:
+        outcome.failures.append(str(error))
+        return
+    for measurement in collect("memory-known", "nodemesh", [known]):
+        outcome.results.add(measurement)
 
 
 def _sample_memory(running: Bench, scenario: str, outcome: Outcome) -> None:
