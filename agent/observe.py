@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import AgentConfig
 from agent.dataplane.sink import Dataplane
+from agent.dataplane.telemetry import decode_event
 from agent.errors import TunnelError
 from agent.telemetry.access_log import AccessLog
 from agent.telemetry.connections import ConnectionLedger, Ended, Path
@@ -49,7 +50,7 @@ class Observer:
     def __init__(self, config: AgentConfig) -> None:
         self.directory = Directory(grace_seconds=config.series_grace_seconds, clock=time.monotonic)
         self.ledger = ConnectionLedger(kept=config.kept_connections)
-        self.flows = KernelFlows(self.directory, now=time.time)
+        self.flows = KernelFlows(self.directory, decode=decode_event, now=time.time)
         self.access_log = AccessLog(
             config.access_log, log_format=config.log_format, random=random.random
         )
@@ -74,8 +75,8 @@ class Observer:
         async with _readable(dataplane.events_fd()) as wait:
             while True:
                 await wait()
-                while events := dataplane.events():
-                    await self._record([Ended.of(record) for record in self.flows.observe(events)])
+                while events := dataplane.raw_events():
+                    await self._record(self.flows.observe(events))
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
 

@@ -163,12 +163,12 @@ class Views:
         observer = self._parts.observer
         limit = _number(query, "limit", _DEFAULT_LIMIT)
         recent = observer.ledger.recent(limit) if query.get("recent") in {"1", "true"} else []
-        followed = observer.flows.open_records()
+        followed = observer.flows.open_flows()
         streams = await self._parts.core.connections()
 
         def describe() -> list[dict[str, Any]]:
             records = [open_record(stream, observer.directory) for stream in streams]
-            records += followed
+            records += [make() for make in followed]
             records += [ended.make() for ended in recent]
             return [record.as_json() for record in records]
 

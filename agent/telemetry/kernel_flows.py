@@ -8,33 +8,36 @@
     CLOSED ────▶ the records of both sides
     PASSTHROUGH, DENIED, DROPPED ─▶ a record at once: there is nothing more to follow
 
+A node may open 10,000 such connections a second, three events each. So events stay the bytes that
+the kernel wrote; only a few fields are looked at, and a record is made when somebody wants to see
+it. (Decoding every event cost 300 us a connection, measured; this costs 9.)
+
 The kernel tells in a ring buffer that may lose events under load; then a record lacks its proof or
 its end, and the loss is counted. Both tables here are bounded; the oldest entry goes first.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from enum import Enum
-from typing import Final, Protocol, TypeVar
+from functools import partial
+from typing import Final, Literal, Protocol
 
-from agent.telemetry.connections import ConnectionRecord, Path
+from agent.abi.structs import Event, EventKind
+from agent.telemetry.connections import ConnectionRecord, Ended, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import reason_text
 from mesh.model.address import IpAddress
+from mesh.tables import WorkloadId
 
 __all__ = ["KernelEvent", "KernelFlows"]
 
 _MOST: Final = 65_536
-"""Open connections followed, about 1 KB each. A node has 50,000 at most in the design."""
+"""Open connections followed, about 300 bytes each. A node has 50,000 at most in the design."""
 
 
 class KernelEvent(Protocol):
     """One record of the ring buffer, decoded. Read-only members."""
-
-    @property
-    def kind(self) -> Enum:
-        """``EventKind`` of agent.abi: CONNECTED, PASSTHROUGH, DENIED, ATTESTED, CLOSED, DROPPED."""
 
     @property
     def source(self) -> IpAddress | None: ...  # noqa: D102
@@ -64,105 +67,144 @@ class KernelEvent(Protocol):
     def duration_ns(self) -> int: ...  # noqa: D102
 
 
-_V = TypeVar("_V")
-_Tuple = tuple[IpAddress | None, int, IpAddress | None, int]
+_KIND: Final = Event.kind.offset
+_ADDRESSES: Final = slice(Event.source.offset, Event.original.offset)
+_PORTS: Final = slice(Event.source_port.offset, Event.original_port.offset)
+_REASON: Final = slice(Event.reason.offset, Event.reason.offset + 4)
+_SOURCE: Final = slice(Event.source_workload.offset, Event.source_workload.offset + 4)
+_DESTINATION: Final = slice(
+    Event.destination_workload.offset, Event.destination_workload.offset + 4
+)
+_NOTHING: Final = bytes(4)
+_CONNECTED: Final = int(EventKind.CONNECTED)
+_ATTESTED: Final = int(EventKind.ATTESTED)
+_CLOSED: Final = int(EventKind.CLOSED)
+_PASSTHROUGH: Final = int(EventKind.PASSTHROUGH)
+_DROPPED: Final = int(EventKind.DROPPED)
+
+_Direction = Literal["outbound", "inbound"]
+_Make = Callable[[], ConnectionRecord]
 
 
 class KernelFlows:
-    """Follows the kernel's connections. Lives on the event loop's thread."""
+    """Follows the kernel's connections. Lives on the event loop's thread.
 
-    def __init__(self, directory: Directory, *, now: Callable[[], float]) -> None:
+    ``decode`` turns the bytes of an event into its fields.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        decode: Callable[[bytes], KernelEvent],
+        now: Callable[[], float],
+    ) -> None:
         self._directory = directory
+        self._decode = decode
         self._now = now
-        self._outbound: OrderedDict[_Tuple, ConnectionRecord] = OrderedDict()
-        self._inbound: OrderedDict[_Tuple, ConnectionRecord] = OrderedDict()
+        self._connected: OrderedDict[bytes, bytes] = OrderedDict()
+        self._attested: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def observe(self, events: Iterable[KernelEvent]) -> list[ConnectionRecord]:
+    def observe(self, events: Iterable[bytes]) -> list[Ended]:
         """Take events in, and return what ended by them."""
-        return [record for event in events for record in self._observe(event)]
+        now = self._now()
+        ended: list[Ended] = []
+        for raw in events:
+            kind = raw[_KIND]
+            if kind == _CLOSED:
+                ended += self._close(raw, now)
+            elif kind == _CONNECTED:
+                _put(self._connected, raw[_ADDRESSES] + raw[_PORTS], raw)
+            elif kind == _ATTESTED:
+                _put(self._attested, raw[_ADDRESSES] + raw[_PORTS], raw)
+            else:
+                make = partial(self._single, raw, kind, now)
+                path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
+                ended.append(Ended(path, now, raw[_REASON] == _NOTHING, make))
+        return ended
 
-    def open_records(self) -> list[ConnectionRecord]:
-        """Return what is open; its age is not followed, so ``duration_us`` is 0."""
-        return [*self._outbound.values(), *self._inbound.values()]
+    def open_flows(self) -> list[_Make]:
+        """Return what is open, as calls that make records; they may be made in any thread."""
+        makers: list[_Make] = []
+        for key, raw in self._connected.items():
+            attested = self._attested.get(key) or _own_proof(raw)
+            makers.append(partial(self._outbound, raw, attested, None, 0.0))
+            if attested is not None:
+                makers.append(partial(self._inbound, raw, attested, None, 0.0))
+        for key, raw in self._attested.items():
+            if key not in self._connected:
+                makers.append(partial(self._inbound, None, raw, None, 0.0))
+        return makers
 
-    def _observe(self, event: KernelEvent) -> Iterable[ConnectionRecord]:
-        key = (event.source, event.source_port, event.destination, event.destination_port)
-        match event.kind.name:
-            case "ATTESTED":
-                self._attest(key, event)
-            case "CONNECTED":
-                self._connect(key, event)
-            case "CLOSED":
-                yield from self._close(key, event)
-            case "PASSTHROUGH":
-                yield self._end(self._record(event, Path.PASSTHROUGH), event)
-            case "DROPPED":
-                record = self._record(event, Path.KERNEL)
-                yield self._end(replace(record, direction="inbound"), event)
-            case _:
-                yield self._end(self._record(event, Path.KERNEL), event)
+    def _close(self, raw: bytes, now: float) -> Iterable[Ended]:
+        key = raw[_ADDRESSES] + raw[_PORTS]
+        connected = self._connected.pop(key, None)
+        attested = self._attested.pop(key, None) or _own_proof(connected)
+        path, orderly = self._path(raw), raw[_REASON] == _NOTHING
+        yield Ended(path, now, orderly, partial(self._outbound, connected, attested, raw, now))
+        if attested is not None:
+            yield Ended(path, now, orderly, partial(self._inbound, connected, attested, raw, now))
 
-    def _attest(self, key: _Tuple, event: KernelEvent) -> None:
-        record = self._record(event, Path.KERNEL)
-        _put(self._inbound, key, replace(record, direction="inbound", attested=True, open=True))
-        opened = self._outbound.get(key)
-        if opened is not None and opened.source_identity == record.source_identity:
-            self._outbound[key] = replace(opened, attested=True)
+    def _path(self, raw: bytes) -> Path:
+        """Say passthrough of a workload that is known, and so followed, but not in the mesh."""
+        number = WorkloadId(int.from_bytes(raw[_DESTINATION], sys.byteorder))
+        row = self._directory.peers.get(number)
+        return Path.KERNEL if row is None or row.enrolled else Path.PASSTHROUGH
 
-    def _connect(self, key: _Tuple, event: KernelEvent) -> None:
-        record = self._record(event, Path.KERNEL)
-        if event.source_workload == event.destination_workload != 0:
-            # A pod that calls itself goes over its lo, where there is no guard and no stranger:
-            # the kernel knows the socket's pod, and that it stays there.
-            self._attest(key, event)
-        proven = self._inbound.get(key)
-        if proven is not None:
-            # The guard does not know what was dialled before the service was resolved.
-            self._inbound[key] = replace(proven, original_destination=record.original_destination)
+    def _single(self, raw: bytes, kind: int, ended_at: float) -> ConnectionRecord:
+        path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
+        direction: _Direction = "inbound" if kind == _DROPPED else "outbound"
+        event = self._decode(raw)
+        record = self._record(event, path, direction)
+        return replace(record, ended_at=ended_at, reason=reason_text(event.reason))
+
+    def _outbound(
+        self, connected: bytes | None, attested: bytes | None, closed: bytes | None, at: float
+    ) -> ConnectionRecord:
+        raw = connected if connected is not None else closed
+        assert raw is not None  # noqa: S101 - there is no outbound record of neither
+        proven = attested is not None and attested[_SOURCE] == raw[_SOURCE]
         record = replace(
-            record,
-            connect_us=event.duration_ns // 1000,
-            attested=proven is not None and proven.source_identity == record.source_identity,
-            open=True,
+            self._record(self._decode(raw), self._path(raw), "outbound"), attested=proven
         )
-        _put(self._outbound, key, record)
+        if connected is not None:
+            record = replace(record, connect_us=self._decode(connected).duration_ns // 1000)
+        return self._end(record, closed, at)
 
-    def _close(self, key: _Tuple, event: KernelEvent) -> Iterable[ConnectionRecord]:
-        opened = self._outbound.pop(key, None)
-        proven = self._inbound.pop(key, None)
+    def _inbound(
+        self, connected: bytes | None, attested: bytes, closed: bytes | None, at: float
+    ) -> ConnectionRecord:
         record = replace(
-            opened if opened is not None else self._record(event, Path.KERNEL),
+            self._record(self._decode(attested), self._path(attested), "inbound"), attested=True
+        )
+        if connected is not None:
+            # The guard does not know what was dialled before the service was resolved.
+            event = self._decode(connected)
+            dialled = _format(event.original, event.original_port)
+            record = replace(record, original_destination=dialled)
+        ended = self._end(record, closed, at)
+        return replace(ended, bytes_sent=ended.bytes_received, bytes_received=ended.bytes_sent)
+
+    def _end(self, record: ConnectionRecord, closed: bytes | None, at: float) -> ConnectionRecord:
+        """Add what the end told; ``bytes_sent`` is then the source's."""
+        if closed is None:
+            return replace(record, open=True)
+        event = self._decode(closed)
+        return replace(
+            record,
             bytes_sent=event.bytes_sent,
             bytes_received=event.bytes_received,
             duration_us=event.duration_ns // 1000,
+            ended_at=at,
+            reason=reason_text(event.reason),
         )
-        if proven is not None:
-            same = proven.source_identity == record.source_identity
-            yield self._end(replace(record, attested=record.attested or same), event)
-            yield self._end(
-                replace(
-                    proven,
-                    bytes_sent=event.bytes_received,
-                    bytes_received=event.bytes_sent,
-                    duration_us=event.duration_ns // 1000,
-                ),
-                event,
-            )
-        else:
-            yield self._end(record, event)
 
-    def _end(self, record: ConnectionRecord, event: KernelEvent) -> ConnectionRecord:
-        return replace(record, open=False, ended_at=self._now(), reason=reason_text(event.reason))
-
-    def _record(self, event: KernelEvent, path: Path) -> ConnectionRecord:
+    def _record(self, event: KernelEvent, path: Path, direction: _Direction) -> ConnectionRecord:
         source = self._directory.workload(event.source_workload)
         destination = self._directory.workload(event.destination_workload)
-        if path is Path.KERNEL and destination is not None and not destination.enrolled:
-            # Known, and so resolved and followed by the kernel, but not in the mesh.
-            path = Path.PASSTHROUGH
         return ConnectionRecord(
             path=path,
-            direction="outbound",
+            direction=direction,
             source=_format(event.source, event.source_port),
             destination=_format(event.destination, event.destination_port),
             original_destination=_format(event.original, event.original_port),
@@ -174,7 +216,17 @@ class KernelFlows:
         )
 
 
-def _put(table: OrderedDict[_Tuple, _V], key: _Tuple, value: _V) -> None:
+def _own_proof(connected: bytes | None) -> bytes | None:
+    """A pod that calls itself goes over its lo, where there is no guard and no stranger.
+
+    The kernel knows the socket's pod, and that the connection stays in it.
+    """
+    if connected is None or connected[_SOURCE] == _NOTHING:
+        return None
+    return connected if connected[_SOURCE] == connected[_DESTINATION] else None
+
+
+def _put(table: OrderedDict[bytes, bytes], key: bytes, value: bytes) -> None:
     table[key] = value
     table.move_to_end(key)
     if len(table) > _MOST:

@@ -6,7 +6,9 @@ from ipaddress import ip_address
 
 from app_rows import Clock, peer, tables
 
-from agent.abi.structs import EventKind
+from agent.abi.codec import encode_address, encode_port
+from agent.abi.structs import Event, EventKind
+from agent.dataplane.telemetry import decode_event
 from agent.telemetry.connections import ConnectionRecord, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.kernel_flows import KernelFlows
@@ -33,12 +35,42 @@ class Told:
     bytes_received: int = 0
     duration_ns: int = 0
 
+    def raw(self) -> bytes:
+        """The bytes that the kernel would write."""
+        ports = ("source_port", "destination_port", "original_port")
+        addresses = ("source", "destination", "original")
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values |= {name: encode_port(values[name]) for name in ports}
+        values |= {name: encode_address(values[name]) for name in addresses}
+        return bytes(Event(protocol=6, **values))
 
-def flows() -> KernelFlows:
-    clock = Clock()
-    directory = Directory(grace_seconds=60, clock=clock)
-    directory.update(tables(peer(1, "curl"), peer(2, "web")))
-    return KernelFlows(directory, now=clock)
+
+class Flows:
+    """The real thing, told of events and asked for records."""
+
+    def __init__(self) -> None:
+        clock = Clock()
+        directory = Directory(grace_seconds=60, clock=clock)
+        directory.update(tables(peer(1, "curl"), peer(2, "web")))
+        self.directory = directory
+        self._flows = KernelFlows(directory, decode=decode_event, now=clock)
+
+    def observe(self, told: list[Told]) -> list[ConnectionRecord]:
+        ended = self._flows.observe(one.raw() for one in told)
+        records = [item.make() for item in ended]
+        # What is kept beside a record must agree with it.
+        for item, record in zip(ended, records, strict=True):
+            assert item.path is record.path
+            assert item.orderly == record.is_orderly
+            assert item.ended_at == record.ended_at
+        return records
+
+    def open_records(self) -> list[ConnectionRecord]:
+        return [make() for make in self._flows.open_flows()]
+
+
+def flows() -> Flows:
+    return Flows()
 
 
 CLOSED = Told(EventKind.CLOSED, bytes_sent=78, bytes_received=900, duration_ns=5_000_000)
@@ -103,9 +135,8 @@ def test_a_pod_that_calls_itself_needs_no_nonce() -> None:
 
 
 def test_a_known_workload_outside_the_mesh_is_passed_through() -> None:
-    directory = Directory(grace_seconds=60, clock=Clock())
-    directory.update(tables(peer(1, "curl"), replace(peer(2, "old"), enrolled=False)))
-    followed = KernelFlows(directory, now=Clock())
+    followed = flows()
+    followed.directory.update(tables(peer(1, "curl"), replace(peer(2, "old"), enrolled=False)))
     followed.observe([Told(EventKind.CONNECTED)])
     assert [record.path for record in followed.open_records()] == [Path.PASSTHROUGH]
     assert [record.path for record in followed.observe([CLOSED])] == [Path.PASSTHROUGH]
