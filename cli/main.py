@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from mesh.model.errors import MeshError
@@ -136,12 +137,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - rarely needed
+    import tomllib  # noqa: PLC0415 - rarely needed
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     try:
         return version("nodemesh")
     except PackageNotFoundError:
-        return "(not installed)"
+        project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+        with project.open("rb") as file:
+            return f"{tomllib.load(file)['project']['version']} (checkout)"
 
 
 if __name__ == "__main__":

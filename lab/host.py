@@ -104,6 +104,8 @@ def check_machine(programs: Iterable[str] = ("ip", "nsenter")) -> None:
             "CAP_SYS_ADMIN and CAP_NET_ADMIN are missing: run in a virtual machine or a "
             "privileged container"
         )
+    # `su` without a dash leaves root with a user's PATH, and nginx and bpftool are not on it.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
     for program in programs:
         if shutil.which(program) is None:
             raise MissingError(_missing(program))
