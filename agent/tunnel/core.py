@@ -45,6 +45,7 @@ class CoreThread:
 
     def __init__(self, core: "Core") -> None:
         self._core = core
+        self._stopped = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hbone-calls")
         self.event_fd = core.event_fd()
 
@@ -83,8 +84,10 @@ class CoreThread:
 
     async def stop(self) -> None:
         """End the workers and this thread. Safe to call twice."""
-        await self.call(lambda core: core.stop())
-        self._thread.shutdown(wait=False)
+        if not self._stopped:
+            self._stopped = True
+            await self.call(lambda core: core.stop())
+            self._thread.shutdown(wait=False)
 
 
 def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
@@ -98,7 +101,7 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
         from agent.tunnel import _hbone  # noqa: PLC0415 - built code: say so when it is missing
     except ImportError as error:
         raise TunnelError(
-            "the Rust core agent.tunnel._hbone is not built or does not load: run `make build`"
+            "the Rust core agent.tunnel._hbone is not built or does not load: run `make setup`"
         ) from error
     _warn_if_stale(_hbone.build_fingerprint())
     try:
@@ -122,5 +125,5 @@ def _warn_if_stale(built: str) -> None:
     if current is not None and current != built:
         fields = {"built": built, "sources": current}
         log.warning(
-            "the Rust core was built from other sources: `make build`", extra={"fields": fields}
+            "the Rust core was built from other sources: `make setup`", extra={"fields": fields}
         )
