@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * bind4/6: the capture ports of an enrolled pod belong to the agent. Without this a process of the
- * pod could sit on one while the agent restarts, and be handed the connections of the others.
+ * bind4/6: the capture ports of an enrolled pod belong to the agent, and so does 15008 but on
+ * loopback. Without this a process of the pod could sit on one while the agent restarts, and be
+ * handed the connections of the others, or keep the next agent from serving the pod.
  */
 
-inline_only int bind_common(struct bpf_sock_addr *ctx)
+inline_only int bind_common(struct bpf_sock_addr *ctx, bool is_loopback)
 {
 	u64 netns_cookie = bpf_get_netns_cookie(ctx);
 	struct enrollment *enrollment;
 	struct traffic *total;
 	struct event *event;
 	__be16 port = (__be16)ctx->user_port;
-	bool reserved = false;
+	bool reserved = port == bpf_htons(HBONE_PORT) && !is_loopback;
 	u32 i;
 
 	if (!port || ctx->protocol != IPPROTO_TCP)
@@ -40,10 +41,13 @@ inline_only int bind_common(struct bpf_sock_addr *ctx)
 
 int mesh_bind4(struct bpf_sock_addr *ctx)
 {
-	return bind_common(ctx);
+	return bind_common(ctx, (ctx->user_ip4 & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000));
 }
 
 int mesh_bind6(struct bpf_sock_addr *ctx)
 {
-	return bind_common(ctx);
+	struct dial bound = {};
+
+	READ_DIAL6(bound);
+	return bind_common(ctx, address_is_loopback(&bound.address) && bound.address.words[3] != 0);
 }

@@ -7,7 +7,7 @@ be repeated. Ours is what carries our numbers or our name; nothing else is touch
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import NetlinkError
-from mesh.model.address import IpAddress
+from mesh.model.address import Family, IpAddress
 
 __all__ = [
     "MARK",
@@ -75,6 +75,8 @@ def list_interfaces() -> tuple[Interface, ...]:
         links = [link for link in route.get_links() if not link["flags"] & _IFF_LOOPBACK]
         addresses: dict[int, list[IpAddress]] = {}
         for entry in route.get_addr():
+            if entry["family"] not in (socket.AF_INET, socket.AF_INET6):
+                continue  # MCTP and the like
             text = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
             if text:
                 addresses.setdefault(entry["index"], []).append(ip_address(text))
@@ -96,68 +98,65 @@ def _tolerate(codes: tuple[int, ...], function: Any, *arguments: Any, **settings
             raise
 
 
-def _families() -> tuple[tuple[int, str], ...]:
-    v4 = (socket.AF_INET, "0.0.0.0/0")
-    return (v4, (socket.AF_INET6, "::/0")) if Path("/proc/sys/net/ipv6").is_dir() else (v4,)
+_EVERYTHING: Final = {
+    Family.V4: (socket.AF_INET, "0.0.0.0/0"),
+    Family.V6: (socket.AF_INET6, "::/0"),
+}
 
 
-def ensure_mark_route() -> None:
+def _has_family(family: Family) -> bool:
+    return family is Family.V4 or Path("/proc/sys/net/ipv6").is_dir()
+
+
+def _mark_rules(route: Any, family: int) -> list[Any]:
+    """The rules of our mark; other rules may share the priority."""
+    rules = route.get_rules(family=family, priority=PRIORITY)
+    return [rule for rule in rules if rule.get_attr("FRA_FWMARK") == MARK]
+
+
+def _route_to_self(family: Family) -> dict[str, Any]:
+    number, everything = _EVERYTHING[family]
+    return {
+        "family": number,
+        "dst": everything,
+        "oif": _LOOPBACK_INDEX,
+        "table": TABLE,
+        "type": _RTN_LOCAL,
+        "scope": 254,
+    }
+
+
+def ensure_mark_route(families: Iterable[Family]) -> None:
     """Packets that carry the mark are for this pod itself, whatever their destination address.
 
-    So answers to a socket that is bound to a client's address come back to it.
+    So answers to a socket that is bound to a client's address come back to it. Only the families
+    of the pod's addresses: an IPv6 that is switched off takes no route. Raises NetlinkError where
+    somebody else uses the table.
     """
     with _netlink() as route:
-        for family, everything in _families():
-            rules = route.get_rules(family=family, priority=PRIORITY)
-            if not any(rule.get_attr("FRA_FWMARK") == MARK for rule in rules):
-                _tolerate(
-                    (errno.EEXIST,),
-                    route.rule,
-                    "add",
-                    family=family,
-                    priority=PRIORITY,
-                    fwmark=MARK,
-                    table=TABLE,
+        for family in families:
+            number = _EVERYTHING[family][0]
+            if not _mark_rules(route, number):
+                rule = {"family": number, "priority": PRIORITY, "fwmark": MARK, "table": TABLE}
+                _tolerate((errno.EEXIST,), route.rule, "add", **rule)
+            _tolerate((errno.EEXIST,), route.route, "add", **_route_to_self(family))
+            routes = list(route.get_routes(family=number, table=TABLE))
+            if any(one["type"] != _RTN_LOCAL or one["dst_len"] for one in routes):
+                raise NetlinkError(
+                    f"Routing table {TABLE} of the pod holds routes of somebody else; the mesh"
+                    " needs it for itself."
                 )
-            _tolerate(
-                (errno.EEXIST,),
-                route.route,
-                "add",
-                family=family,
-                dst=everything,
-                oif=_LOOPBACK_INDEX,
-                table=TABLE,
-                type=_RTN_LOCAL,
-                scope=254,
-            )
 
 
 def remove_mark_route() -> None:
     """Undoes ensure_mark_route()."""
     with _netlink() as route:
-        for family, everything in _families():
-            for rule in route.get_rules(family=family, priority=PRIORITY):
-                if rule.get_attr("FRA_FWMARK") == MARK:
-                    _tolerate(
-                        _ABSENT,
-                        route.rule,
-                        "del",
-                        family=family,
-                        priority=PRIORITY,
-                        fwmark=MARK,
-                        table=TABLE,
-                    )
-            _tolerate(
-                _ABSENT,
-                route.route,
-                "del",
-                family=family,
-                dst=everything,
-                oif=_LOOPBACK_INDEX,
-                table=TABLE,
-                type=_RTN_LOCAL,
-                scope=254,
-            )
+        for family in filter(_has_family, Family):
+            number = _EVERYTHING[family][0]
+            rule = {"family": number, "priority": PRIORITY, "fwmark": MARK, "table": TABLE}
+            for _ in _mark_rules(route, number):
+                _tolerate(_ABSENT, route.rule, "del", **rule)
+            _tolerate(_ABSENT, route.route, "del", **_route_to_self(family))
 
 
 def _ingress_parent(route: Any, index: int) -> int | None:
@@ -211,6 +210,7 @@ def ensure_guard(index: int, program_fd: int, program_id: int, slot: int) -> Non
         if parent is None:
             route.tc("add", "clsact", index)
             parent, name = _CLSACT_INGRESS, _FILTER_NAME + _MADE_QDISC
+        priority = _free_priority(route, index, parent) if have is None else have.priority
         route.tc(
             "replace-filter",
             "bpf",
@@ -219,10 +219,16 @@ def ensure_guard(index: int, program_fd: int, program_id: int, slot: int) -> Non
             fd=program_fd,
             name=name,
             parent=parent,
-            prio=1,
+            prio=priority,
             classid=slot,
             direct_action=True,
         )
+
+
+def _free_priority(route: Any, index: int, parent: int) -> int:
+    """The first priority that nobody has: one is never shared, another kind could hold it."""
+    taken = {entry["info"] >> 16 for entry in route.get_filters(index=index, parent=parent)}
+    return next(number for number in range(1, 1 << 16) if number not in taken)
 
 
 def remove_guards() -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from agent.errors import NetlinkError
 
-__all__ = ["all_namespaces", "netns_cookie", "open_netns", "run_in_netns"]
+__all__ = ["all_namespaces", "netns_cookie", "open_netns", "own_netns_cookie", "run_in_netns"]
 
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
@@ -61,7 +61,8 @@ def run_in_netns(fd: int, function: Callable[[], _Result]) -> _Result:
     return results[0]
 
 
-def _own_cookie() -> int:
+def own_netns_cookie() -> int:
+    """The cookie of the network namespace of the calling thread."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     return int(struct.unpack("=Q", raw)[0])
@@ -69,7 +70,7 @@ def _own_cookie() -> int:
 
 def netns_cookie(fd: int) -> int:
     """The number that the kernel never gives to another namespace until the next boot."""
-    return run_in_netns(fd, _own_cookie)
+    return run_in_netns(fd, own_netns_cookie)
 
 
 def all_namespaces() -> Iterator[int]:

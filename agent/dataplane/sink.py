@@ -15,6 +15,7 @@ on without an agent and the next one adopts it.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,8 +53,11 @@ CARE_SECONDS = 5.0
 _HASH_TYPES = frozenset({1, 5})
 """BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_HASH: the others cannot fill up."""
 
-DEEP_CARE_ROUNDS = 12
-"""Every so many rounds each pod is visited, to put back what somebody took away."""
+CARE_SOONEST_SECONDS = 0.2
+"""A pod that changes its network all the time is visited so often at most."""
+
+DEEP_CARE_SECONDS = 60.0
+"""How often each pod is visited, to put back what was taken away without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,14 @@ class Dataplane:
         return self._enroller
 
     async def _in_thread(self, function: Callable[[], object]) -> None:
+        """One at a time, and to its end: a thread must not outlive the descriptors that it uses."""
         async with self._lock:
-            await asyncio.to_thread(function)
+            work = asyncio.get_running_loop().run_in_executor(None, function)
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])
+                raise
 
     async def apply(self, tables: Tables, *, in_sync: bool) -> list[EnrolledPod]:
         """Makes the kernel hold ``tables``; returns every pod whose enrolment changed.
@@ -149,9 +159,10 @@ class Dataplane:
             "frontends": rows.frontends_content(tables),
         }
         writes = sum(self._tables[name].add(want) for name, want in content.items())
+        gone = self._enrolling.pods.keys() - tables.enrollments.keys() if in_sync else frozenset()
         for row in tables.enrollments.values():
             before = self._enrolling.pods.get(row.key)
-            pod = self._enrolling.ensure(row)
+            pod = self._enrolling.ensure(row, gone)
             if pod != before:
                 changed.append(pod)
         if in_sync:
@@ -181,18 +192,31 @@ class Dataplane:
 
     async def run(self, on_change: Callable[[Sequence[EnrolledPod]], None]) -> None:
         """Looks after pods and maps until cancelled; ``on_change`` hears of pods that changed."""
-        rounds = 0
+        deep_at = time.monotonic() + DEEP_CARE_SECONDS
         while True:
-            await asyncio.sleep(CARE_SECONDS)
-            rounds += 1
+            await self._pause()
             changed: list[EnrolledPod] = []
+            deep = time.monotonic() >= deep_at
+            if deep:
+                deep_at = time.monotonic() + DEEP_CARE_SECONDS
             try:
-                deep = rounds % DEEP_CARE_ROUNDS == 0
                 await self._in_thread(partial(self._care, changed, deep=deep))
             except DataplaneError as error:
                 log.warning("looking after the dataplane: %s", error)
             if changed:
                 on_change(changed)
+
+    async def _pause(self) -> None:
+        """Until the next round, or until a pod's network changes: then soon."""
+        loop, touched = asyncio.get_running_loop(), asyncio.Event()
+        watch = self._enrolling.watch.fileno()
+        await asyncio.sleep(CARE_SOONEST_SECONDS)
+        loop.add_reader(watch, touched.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(touched.wait(), CARE_SECONDS - CARE_SOONEST_SECONDS)
+        finally:
+            loop.remove_reader(watch)
 
     def _care(self, changed: list[EnrolledPod], *, deep: bool) -> None:
         changed.extend(self._enrolling.reconcile(deep=deep))

@@ -49,6 +49,9 @@
 #define MESH_AF_INET 2
 #define MESH_AF_INET6 10
 
+/* Where peers reach a pod: the agent listens there, in the pod, on the pod's own addresses. */
+#define HBONE_PORT 15008
+
 #define FAMILY_V4 4
 #define FAMILY_V6 6
 

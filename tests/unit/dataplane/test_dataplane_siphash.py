@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SipHash of the kernel half, built by a host compiler, against the paper and against Python."""
+"""The SipHash of the kernel half, built by a host compiler: against the paper, against Python."""
 
 import ctypes
 import os
