@@ -20,6 +20,10 @@ pub struct Config {
     pub pool_idle: Duration,
     /// For TCP, TLS and the dial of an application, each.
     pub connect_timeout: Duration,
+    /// Bytes that applications of one worker have not taken, at most. Beyond, the peer that holds
+    /// most loses the stream that holds most: else one with many tunnels (a window of 16 MiB each)
+    /// would have the agent killed.
+    pub pending_limit: usize,
 }
 
 impl Default for Config {
@@ -32,7 +36,25 @@ impl Default for Config {
             half_close_idle: Duration::from_secs(300),
             pool_idle: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
+            pending_limit: 256 << 20,
         }
+    }
+}
+
+/// A time that somebody asks for is at most a year: added to the clock, endless ones overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Config {
+    /// The same with times that can be added to a clock.
+    pub(crate) fn bounded(mut self) -> Self {
+        for time in [
+            &mut self.half_close_idle,
+            &mut self.pool_idle,
+            &mut self.connect_timeout,
+        ] {
+            *time = (*time).min(LONGEST);
+        }
+        self
     }
 }
 
@@ -46,6 +68,37 @@ pub(crate) const ACCEPTS_PER_WAKE: usize = 64;
 /// Handshakes that one worker has half-open at most: an unauthenticated client costs a rustls
 /// state of some 30 KiB, so this bounds what strangers can hold to 15 MiB a worker.
 pub(crate) const MAX_HALF_OPEN: usize = 512;
+
+/// Of those, how many may come from one address: a stranger at one address shuts nobody else out.
+pub(crate) const MAX_HALF_OPEN_PER_ADDRESS: u32 = 64;
+
+/// How long a handshake may take while more than half of [`MAX_HALF_OPEN`] are under way. An honest
+/// one takes two round trips and some milliseconds of CPU.
+pub(crate) const HURRIED_HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// Tunnels from one address to the pods of one worker. An honest agent has one for each 100 streams
+/// between two pods (ztunnel somewhat more); the bound is for those that open tunnels for their own
+/// sake, since each costs a descriptor.
+pub(crate) const MAX_TUNNELS_PER_ADDRESS: u32 = 1024;
+
+/// Frames of our own (answers, resets, window updates) that wait for a peer that reads nothing. What
+/// streams and keepalive of an honest tunnel can queue meanwhile is some 100 KiB.
+pub(crate) const MAX_UNSENT_CONTROL: usize = 1 << 20;
+
+/// A socket that has taken nothing for so long while something waits is dead or hostile: agents read
+/// tunnels whatever their applications do. Long, since the kernel says "writable" only when a third
+/// of its buffer is free, which takes a slow link with a large buffer half a minute.
+pub(crate) const STALLED: Duration = Duration::from_secs(60);
+
+/// The same while unsent buffers run out.
+pub(crate) const STALLED_UNDER_PRESSURE: Duration = Duration::from_secs(5);
+
+/// Share of a worker's descriptors that one pod may have while more than three quarters are used.
+pub(crate) const POD_SHARE: usize = 4;
+
+/// Series of traffic counters that one worker keeps; more are counted under workload and service 0.
+/// Peers choose the service that they name, within those that exist.
+pub(crate) const MAX_SERIES: usize = 65_536;
 
 /// Streams that one tunnel carries before another one is dialled for the same key; ztunnel's
 /// number (POOL_MAX_STREAMS_PER_CONNECTION).
@@ -76,6 +129,9 @@ pub(crate) const PENDING_SOFT_LIMIT: usize = 64 << 20;
 
 /// Unsent buffers that one worker may hold (each up to 576 KiB); beyond, applications wait.
 pub(crate) const MAX_OUTBOXES: usize = 256;
+
+/// Of those, how many one address may hold by not reading while more than half are lent.
+pub(crate) const MAX_STALLED_PER_ADDRESS: u32 = 64;
 
 /// Tunnels of one worker that its pool knows at most; the longest idle one goes first. ztunnel
 /// keeps 500 for each pod.

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The owner's handle: starts the workers, tells them, asks them, ends them.
 
-use crate::config::Config;
+use crate::config::{Config, LONGEST};
 use crate::counters::{ConnectionInfo, Counters, Stats, TunnelInfo, merge};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventSender, Events};
 use crate::message::{ListenerKind, Message};
 use crate::model::{Listeners, Peer, Workload};
-use crate::worker::{Mailbox, Setup, Worker};
+use crate::worker::{Mailbox, Setup, Shared, Worker};
 use hbone_sys::flow::FlowRecords;
 use hbone_sys::poll::Bell;
 use hbone_tls::Svid;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -38,7 +39,7 @@ pub struct Core {
 impl Core {
     /// Starts one thread per worker. `records` says where captured connections wanted to go.
     pub fn start(config: Config, records: Arc<dyn FlowRecords>) -> Result<Self, Error> {
-        let config = Arc::new(config);
+        let config = Arc::new(config.bounded());
         let count = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
@@ -61,6 +62,7 @@ impl Core {
             turn: Mutex::new(0),
         };
         let (ready, started) = channel();
+        let shared = Arc::new(Shared::default());
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let setup = Setup {
                 index,
@@ -69,6 +71,7 @@ impl Core {
                 inbox,
                 mates: mailboxes.clone(),
                 events: sender.clone(),
+                shared: shared.clone(),
             };
             core.spawn(setup, ready.clone())?;
         }
@@ -207,6 +210,7 @@ impl Core {
     /// GOAWAY everywhere, no new connections; returns when nothing is open any more, at the latest
     /// a moment after the deadline.
     pub fn drain(&self, deadline: Duration) -> Result<(), Error> {
+        let deadline = deadline.min(LONGEST);
         let (reply, done) = channel();
         self.tell_all(|| Message::Drain(deadline, reply.clone()))?;
         drop(reply);
@@ -271,6 +275,7 @@ fn collect<T>(answers: &Receiver<T>, count: usize) -> Result<Vec<T>, Error> {
 /// hang and others through, and must fail as a whole.
 fn work(setup: Setup, ready: &Sender<Result<(), Error>>) {
     let mates = setup.mates.clone();
+    let shared = setup.shared.clone();
     let mut events: EventSender = setup.events.clone();
     let outcome = catch_unwind(AssertUnwindSafe(|| match Worker::new(setup) {
         Ok(mut worker) => {
@@ -292,8 +297,8 @@ fn work(setup: Setup, ready: &Sender<Result<(), Error>>) {
         ..Event::new(EventKind::WorkerPanicked)
     });
     events.announce();
+    shared.failed.store(true, Ordering::Relaxed);
     for mate in mates {
-        let _ = mate.queue.try_send(Message::Stop);
         mate.bell.ring();
     }
 }

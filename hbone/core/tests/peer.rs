@@ -1,123 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A client of our own making at the HBONE port: what ours would not do, others may.
+//! Another client than ours at the HBONE port, that keeps the rules.
 
 mod common;
+#[path = "common/raw.rs"]
+#[allow(dead_code, reason = "shared with the hostile peers")]
+mod raw;
 
 use common::*;
-use hbone_proto::{
-    Authority, Config, ConnectRequest, ConnectResponse, Connection, ErrorCode, Event, Forwarded,
-    Millis, Role, StreamKey,
-};
-use hbone_tls::{ExpectedPeers, HEADER_LEN, Handshake, OVERHEAD, Opened, Session, record_body_len};
+use hbone_proto::{ErrorCode, Event};
+use raw::Client;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-
-struct Client {
-    socket: TcpStream,
-    session: Session,
-    h2: Connection,
-    events: Vec<Event>,
-    /// Bytes of DATA, in order.
-    data: Vec<u8>,
-}
-
-impl Client {
-    fn connect(pair: &Pair) -> Self {
-        let mut socket = TcpStream::connect(pair.hbone).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let expected = ExpectedPeers::any_of([SERVER_ID.parse().unwrap()]);
-        let mut handshake = Handshake::client(&pair.authority.svid(CLIENT_ID), &expected).unwrap();
-        let mut input = Vec::new();
-        loop {
-            let mut out = Vec::new();
-            let step = handshake.step(&mut input, &mut out).unwrap();
-            input.drain(..step.consumed);
-            socket.write_all(&out).unwrap();
-            if step.done {
-                break;
-            }
-            let mut chunk = [0; 4096];
-            let count = socket.read(&mut chunk).unwrap();
-            assert_ne!(count, 0, "the handshake was cut off");
-            input.extend_from_slice(&chunk[..count]);
-        }
-        assert!(input.is_empty(), "our server speaks only when spoken to");
-        let session = handshake.finish().unwrap();
-        let h2 = Connection::new(Role::Client, Config::client(), Millis(0));
-        Self {
-            socket,
-            session,
-            h2,
-            events: Vec::new(),
-            data: Vec::new(),
-        }
-    }
-
-    fn open(&mut self, authority: SocketAddr) -> StreamKey {
-        let request = ConnectRequest {
-            authority: Authority::Address(authority),
-            baggage: None,
-            forwarded: Forwarded::default(),
-            traceparent: None,
-        };
-        self.h2.open(&request, 1).unwrap()
-    }
-
-    /// Everything queued, and these bytes after it, in one record.
-    fn send(&mut self, more: &[u8]) {
-        let content = [self.h2.control(), more].concat();
-        self.h2.control_taken(self.h2.control().len());
-        let mut record = vec![0; content.len() + OVERHEAD];
-        record[HEADER_LEN..HEADER_LEN + content.len()].copy_from_slice(&content);
-        self.session.seal(&mut record).unwrap();
-        self.socket.write_all(&record).unwrap();
-    }
-
-    fn frame(&mut self, key: StreamKey, data: &[u8], end: bool) -> Vec<u8> {
-        let header = self.h2.data_header(key, data.len(), end).unwrap();
-        [&header[..], data].concat()
-    }
-
-    /// Reads until an event matches; DATA is collected on the way.
-    fn wait(&mut self, matches: impl Fn(&Event) -> bool) {
-        loop {
-            if let Some(at) = self.events.iter().position(&matches) {
-                self.events.drain(..=at);
-                return;
-            }
-            let mut header = [0; HEADER_LEN];
-            self.socket.read_exact(&mut header).unwrap();
-            let mut body = vec![0; record_body_len(header).unwrap()];
-            self.socket.read_exact(&mut body).unwrap();
-            let Opened::Data(count) = self.session.open(header, &mut body).unwrap() else {
-                continue;
-            };
-            let mut events = Vec::new();
-            self.h2
-                .recv(Millis(0), &body[..count], &mut events)
-                .unwrap();
-            for event in &events {
-                if let Event::Data { range, .. } = event {
-                    self.data.extend_from_slice(&body[range.clone()]);
-                }
-            }
-            self.events.extend(events);
-        }
-    }
-
-    fn wait_status(&mut self, wanted: u16) {
-        self.wait(|event| match event {
-            Event::Response {
-                response: answer, ..
-            } => {
-                let ConnectResponse { status, .. } = **answer;
-                assert_eq!(status, wanted);
-                true
-            }
-            _ => false,
-        });
-    }
-}
+use std::net::SocketAddr;
 
 #[test]
 fn data_may_come_in_the_record_of_its_connect() {

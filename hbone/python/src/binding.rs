@@ -51,6 +51,7 @@ impl Core {
             half_close_idle: Duration::from_millis(half_close_idle_ms),
             pool_idle: Duration::from_millis(pool_idle_ms),
             connect_timeout: Duration::from_millis(connect_timeout_ms),
+            ..Config::default()
         };
         py.detach(|| hbone_core::Core::start(config, Arc::new(records)))
             .map(Self)

@@ -14,3 +14,11 @@ mod bpf;
 mod sockopt;
 
 pub use rustix::io::Errno;
+
+/// How many descriptors this process may have open now (RLIMIT_NOFILE, getrlimit(2)).
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}

@@ -9,6 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+const EDGES: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+
 /// An epoll instance. Sockets are registered once, edge-triggered, for everything.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
@@ -20,8 +25,17 @@ impl Epoll {
 
     /// Edge-triggered IN, OUT and RDHUP: from here on the caller remembers what is ready.
     pub fn add_socket(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), flags)?)
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), EDGES)?)
+    }
+
+    /// Asks for the edges of a socket once more: what is ready now is told again.
+    pub fn rearm_socket(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(
+            &self.0,
+            fd,
+            EventData::new_u64(token),
+            EDGES,
+        )?)
     }
 
     /// Level-triggered IN, for listeners and eventfds: what a bounded turn leaves comes again.

@@ -82,6 +82,12 @@ pub fn set_keepalive(fd: impl AsFd, idle: Duration) -> io::Result<()> {
     Ok(options::set_tcp_keepintvl(fd, idle)?)
 }
 
+/// Bounds what the kernel holds of received bytes (SO_RCVBUF, socket(7); it doubles the number). For
+/// tests: a number of our own would end the kernel's tuning.
+pub fn set_receive_buffer(fd: impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(options::set_socket_recv_buffer_size(fd, bytes)?)
+}
+
 /// The congestion control algorithm by name; a netns may use only the allowed ones.
 pub fn set_congestion_control(fd: impl AsFd, name: &str) -> io::Result<()> {
     Ok(options::set_tcp_congestion(fd, name)?)

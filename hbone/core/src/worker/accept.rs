@@ -59,12 +59,23 @@ impl Worker {
             self.epoll.add_level(fd, Token::Listener(handle).encode())
         });
         if let Err(error) = added {
-            let mut event = Event::new(EventKind::CaptureRefused);
-            event.workload_id = workload.id;
-            event.reason = Reason::ResourceLimit.number();
-            event.detail = Error::System("a listener cannot be served", error).to_string();
-            self.events.push(event);
+            self.tell_unserved(workload.id, error);
         }
+    }
+
+    fn listener_lost(&mut self, handle: Handle, error: std::io::Error) {
+        if let Some(listener) = self.listeners.remove(handle) {
+            let _ = self.epoll.remove(&listener.fd);
+            self.tell_unserved(listener.workload.id, error);
+        }
+    }
+
+    fn tell_unserved(&mut self, workload_id: u32, error: std::io::Error) {
+        let mut event = Event::new(EventKind::CaptureRefused);
+        event.workload_id = workload_id;
+        event.reason = Reason::ResourceLimit.number();
+        event.detail = Error::System("a listener cannot be served", error).to_string();
+        self.events.push(event);
     }
 
     pub(super) fn apply_congestion_control(&self, fd: impl AsFd) {
@@ -93,12 +104,17 @@ impl Worker {
             };
             match socket::accept(&listener.fd) {
                 Ok((fd, Some(remote))) => self.accepted(handle, fd, remote),
-                Ok((_, None)) | Err(Errno::CONNABORTED) => {}
+                Ok((_, None)) => {}
+                Err(Errno::AGAIN) => return,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return self.accept_at_limit(handle);
                 }
-                // EAGAIN, or a pending error of the connection that accept(2) passes on.
-                Err(_) => return,
+                Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => {
+                    // Shut down by its owner. Level-triggered, it would wake us for ever.
+                    return self.listener_lost(handle, error.into());
+                }
+                // A pending error of the connection, which accept(2) passes on.
+                Err(_) => {}
             }
         }
     }
@@ -223,11 +239,14 @@ impl Worker {
             .get(handle)
             .map(|listener| socket::accept(&listener.fd));
         if let Some(Ok((fd, Some(remote)))) = taken {
-            let (workload, local) = (
-                self.listeners[handle].workload.clone(),
-                self.listeners[handle].local,
-            );
-            self.refuse_capture(&workload, &fd, remote, local, Reason::ResourceLimit);
+            let listener = &self.listeners[handle];
+            let (workload, local) = (listener.workload.clone(), listener.local);
+            if listener.kind == ListenerKind::Inbound {
+                socket::set_abort_on_close(&fd);
+                self.handshake_refused(&workload, canonical(remote), Reason::ResourceLimit);
+            } else {
+                self.refuse_capture(&workload, &fd, remote, local, Reason::ResourceLimit);
+            }
             drop(fd);
         }
         self.spare = Spare::new();
@@ -266,6 +285,7 @@ fn owner_of(workload_id: u32, upstream: IpAddr, workers: usize) -> usize {
     (hasher.finish() % workers as u64) as usize
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+/// IPv4-mapped addresses are IPv4.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -6,6 +6,7 @@ use super::stream::{About, Phase, Stream};
 use super::token::Token;
 use super::tunnel::{State, Tunnel};
 use super::tunnel_io::Lost;
+use crate::config::MAX_SERIES;
 use crate::counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo};
 use crate::event::{Event, EventKind};
 use crate::model::Direction;
@@ -23,30 +24,24 @@ impl Worker {
             return;
         };
         self.pending_bytes -= stream.pending_len();
-        if reason != Reason::None {
+        self.stream_left(stream.about.workload.id);
+        // After FIN to an application of a peer that is gone, RST would drop what it has not read.
+        let has_all = stream.cut_off.is_some() && stream.write_shut;
+        if reason != Reason::None && !has_all {
             socket::set_abort_on_close(&stream.fd);
         }
         self.count_ended(&stream, reason);
+        // CANCEL would be read as an end in order (ztunnel does); RFC 9113 section 8.5 has
+        // CONNECT_ERROR for what breaks behind us.
+        let code = if stream.phase == Phase::Open || reason == Reason::AppReset {
+            ErrorCode::CONNECT_ERROR
+        } else {
+            ErrorCode::CANCEL
+        };
         let carrier = stream.carrier;
         drop(stream);
-        let Some((tunnel_handle, key)) = carrier else {
-            return;
-        };
-        let Some(tunnel) = self.tunnels.get_mut(tunnel_handle) else {
-            return;
-        };
-        let direction = tunnel.direction;
-        if let Some(open) = tunnel.open_mut()
-            && open.h2.is_live(key)
-        {
-            open.h2.reset(key, ErrorCode::CANCEL);
-        }
-        self.mark_dirty(tunnel_handle);
-        if direction == Direction::Outbound {
-            let id = Token::Tunnel(tunnel_handle).encode();
-            if let Some(waiter) = self.pool.stream_ended(self.millis(), id) {
-                self.open_on(id, waiter);
-            }
+        if let Some((tunnel, key)) = carrier {
+            self.leave_tunnel(tunnel, key, code);
         }
     }
 
@@ -57,6 +52,7 @@ impl Worker {
             return;
         };
         tunnel.outbox.discard(&mut self.buffers);
+        self.tunnel_left(&tunnel);
         let id = Token::Tunnel(handle).encode();
         match std::mem::replace(&mut tunnel.state, State::Closed) {
             State::Open(mut open) => {
@@ -66,9 +62,16 @@ impl Worker {
                 } else {
                     reason
                 };
+                if reason == Reason::TlsHandshakeFailed {
+                    self.count_handshake_failed(reason);
+                }
                 for (_, user) in open.h2.take_streams() {
-                    if let Token::Stream(stream) = Token::decode(user) {
-                        self.end_stream(stream, reached);
+                    match Token::decode(user) {
+                        Token::Stream(stream) if reason == Reason::Draining => {
+                            self.end_stream(stream, reached);
+                        }
+                        Token::Stream(stream) => self.cut_off(stream, reached),
+                        _ => {}
                     }
                 }
                 self.tell_tunnel(
@@ -86,13 +89,9 @@ impl Worker {
                 }
             }
             _ => {
-                self.half_open -= 1;
+                self.handshake_ended(tunnel.remote.ip());
                 let reason = handshake_reason(reason);
-                *self
-                    .stats
-                    .handshakes_failed
-                    .entry(reason.number())
-                    .or_default() += 1;
+                self.count_handshake_failed(reason);
                 let nobody: Arc<str> = "".into();
                 self.tell_tunnel(EventKind::HandshakeFailed, &tunnel, &nobody, reason, detail);
             }
@@ -123,7 +122,7 @@ impl Worker {
             .map_or("".into(), |open| open.peer_identity.clone());
         let direction = tunnel.direction;
         if direction == Direction::Inbound {
-            self.half_open -= 1;
+            self.handshake_ended(self.tunnels[handle].remote.ip());
             let tunnel = &mut self.tunnels[handle];
             // The address claims a workload; the certificate has to agree before we say so.
             let agrees = self.peers.get(&tunnel.peer_workload).is_some_and(|known| {
@@ -147,6 +146,11 @@ impl Worker {
         self.mark_dirty(handle);
     }
 
+    pub(super) fn count_handshake_failed(&mut self, reason: Reason) {
+        let failed = &mut self.stats.handshakes_failed;
+        *failed.entry(reason.number()).or_default() += 1;
+    }
+
     fn tell_tunnel(
         &mut self,
         kind: EventKind,
@@ -164,11 +168,19 @@ impl Worker {
 
     pub(super) fn count_opened(&mut self, handle: Handle) {
         let key = counter_key(&self.streams[handle].about);
-        self.counters.entry(key).or_default().opened += 1;
+        self.series(key).opened += 1;
+    }
+
+    /// Peers name services as they like: beyond the bound a series of its own is not theirs.
+    fn series(&mut self, mut key: CounterKey) -> &mut Counter {
+        if self.counters.len() >= MAX_SERIES && !self.counters.contains_key(&key) {
+            (key.peer_workload_id, key.service_id) = (0, 0);
+        }
+        self.counters.entry(key).or_default()
     }
 
     fn count_ended(&mut self, stream: &Stream, reason: Reason) {
-        let counter = self.counters.entry(counter_key(&stream.about)).or_default();
+        let counter = self.series(counter_key(&stream.about));
         counter.bytes_sent += stream.bytes_sent;
         counter.bytes_received += stream.bytes_received;
         if stream.phase == Phase::Open {
@@ -187,7 +199,7 @@ impl Worker {
 
     /// A CONNECT that never became a connection.
     pub(super) fn count_refused(&mut self, about: &About, reason: Reason) {
-        let counter = self.counters.entry(counter_key(about)).or_default();
+        let counter = self.series(counter_key(about));
         *counter.failed.entry(reason.number()).or_default() += 1;
         self.events.push(connection_event(about, reason));
     }

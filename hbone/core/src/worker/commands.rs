@@ -2,12 +2,16 @@
 //! What the owner of the core and the other workers ask for.
 
 use super::{KnownPeer, Worker};
+use crate::config::LONGEST;
 use crate::message::Message;
-use crate::model::Peer;
+use crate::model::{Peer, Workload};
 use crate::slab::Handle;
 use hbone_proto::{PoolKey, Reason};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long the streams of a pod that was replaced in place may finish.
+const RESTART_DRAIN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Silences the bell first: what comes later rings again.
@@ -30,7 +34,11 @@ impl Worker {
             }
             Message::PutWorkload(workload) => {
                 self.stop_listening(|listener| listener.workload.id == workload.id);
-                self.workloads.insert(workload.id, workload);
+                let old = self.workloads.insert(workload.id, workload.clone());
+                if old.is_some_and(|old| !is_same_pod(&old, &workload)) {
+                    // Its tunnels are of another namespace or identity: none may carry new streams.
+                    self.drain_tunnels(RESTART_DRAIN, |id| id == workload.id);
+                }
             }
             Message::Listen(id, listeners) => {
                 if let Some(workload) = self.workloads.get(&id).cloned() {
@@ -58,6 +66,7 @@ impl Worker {
             Message::Drain(deadline, reply) => {
                 self.stop_listening(|_| true);
                 self.is_draining = true;
+                let deadline = deadline.min(LONGEST);
                 self.draining = Some((self.now + deadline, reply));
                 self.drain_tunnels(deadline, |_| true);
                 self.end_waiting(|_| true, Reason::Draining);
@@ -87,6 +96,10 @@ impl Worker {
             }
         }
         self.next_identities = self.next_identities.max(identities);
+        // An address that it has no more may be somebody else's at once.
+        self.retire_tunnels(|key| {
+            key.identities == identities && !peer.addresses.contains(&key.destination.ip())
+        });
         for &address in &peer.addresses {
             self.peer_by_address.insert(address, peer.id);
         }
@@ -107,7 +120,11 @@ impl Worker {
             self.forget_address(address, id);
         }
         for handle in self.tunnels_matching(|key| key.identities == known.identities) {
-            self.close_tunnel(handle, (Reason::TunnelLost, "the peer was removed".into()));
+            let reason = match self.tunnels[handle].open_ref() {
+                Some(_) => Reason::TunnelLost,
+                None => Reason::UpstreamUnknown,
+            };
+            self.close_tunnel(handle, (reason, "the peer was removed".into()));
         }
     }
 
@@ -138,7 +155,7 @@ impl Worker {
                 self.close_tunnel(handle, (Reason::Draining, "draining".into()));
                 continue;
             }
-            tunnel.deadline = Some(self.now + deadline);
+            tunnel.deadline = Some(self.now + deadline.min(LONGEST));
             self.begin_drain(handle);
         }
     }
@@ -191,6 +208,10 @@ impl Worker {
             .copied()
             .unwrap_or(0)
     }
+}
+
+fn is_same_pod(one: &Workload, other: &Workload) -> bool {
+    one.netns_cookie == other.netns_cookie && one.identity == other.identity
 }
 
 fn known_identities(peers: &std::collections::HashMap<u32, KnownPeer>, id: u32) -> Option<u32> {

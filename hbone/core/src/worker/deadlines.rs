@@ -69,7 +69,11 @@ impl Worker {
                 self.close_tunnel(handle, (lost.0, lost.1.into()));
                 continue;
             }
-            let Some(open) = tunnel.open_mut() else {
+            if let Some(why) = self.overdue(&self.tunnels[handle]) {
+                self.close_tunnel(handle, (Reason::TunnelLost, why.into()));
+                continue;
+            }
+            let Some(open) = self.tunnels[handle].open_mut() else {
                 continue;
             };
             if open.h2.next_deadline().is_some_and(|at| at <= clock) {
@@ -103,8 +107,12 @@ impl Worker {
             for handle in self.tunnels.handles() {
                 self.close_tunnel(handle, (Reason::Draining, "draining".into()));
             }
+            for handle in self.streams.handles() {
+                self.end_stream(handle, Reason::Draining);
+            }
         }
         if self.tunnels.len() == 0
+            && self.streams.len() == 0
             && let Some((_, reply)) = self.draining.take()
         {
             let _ = reply.send(());

@@ -2,6 +2,7 @@
 //! From a peer's tunnel to the application: handshake, CONNECT, dial in the pod's netns.
 
 use super::Worker;
+use super::accept::canonical;
 use super::stream::{About, Phase, Stream};
 use super::token::Token;
 use super::tunnel::{Remote, State, Tunnel};
@@ -16,11 +17,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// Errors that say that we, not the application, are at a limit.
-const LIMITS: [i32; 3] = [
+pub(super) const LIMITS: [i32; 4] = [
     Errno::MFILE.raw_os_error(),
     Errno::NFILE.raw_os_error(),
     Errno::NOBUFS.raw_os_error(),
+    Errno::NOMEM.raw_os_error(),
 ];
+
+/// What a dial meets only after it was accepted: the application took it and hung up.
+const HUNG_UP: [Errno; 2] = [Errno::CONNRESET, Errno::PIPE];
 
 impl Worker {
     /// A peer has connected to a pod's HBONE port.
@@ -37,7 +42,7 @@ impl Worker {
         if self.is_draining {
             return self.handshake_refused(&workload, remote, Reason::Draining);
         }
-        if !self.may_begin_handshake() {
+        if !self.may_begin_handshake(remote.ip()) {
             socket::set_abort_on_close(&fd);
             return self.handshake_refused(&workload, remote, Reason::ResourceLimit);
         }
@@ -65,10 +70,11 @@ impl Worker {
             .add_socket(&self.tunnels[handle].fd, token)
             .is_err()
         {
+            let workload = self.tunnels[handle].workload.clone();
             self.tunnels.remove(handle);
-            return;
+            return self.handshake_refused(&workload, remote, Reason::ResourceLimit);
         }
-        self.half_open += 1;
+        self.handshake_began(remote.ip());
     }
 
     /// A handshake that did not even begin.
@@ -78,11 +84,7 @@ impl Worker {
         remote: SocketAddr,
         reason: Reason,
     ) {
-        *self
-            .stats
-            .handshakes_failed
-            .entry(reason.number())
-            .or_default() += 1;
+        self.count_handshake_failed(reason);
         let mut event = Event::new(EventKind::HandshakeFailed);
         event.direction = Some(Direction::Inbound);
         event.workload_id = workload.id;
@@ -101,11 +103,13 @@ impl Worker {
     ) {
         let about = self.about_request(tunnel, request);
         let dialled = match self.check_authority(tunnel, &request.authority) {
+            Ok(()) if !self.may_begin_stream(about.workload.id) => Err(Reason::ResourceLimit),
             Ok(()) => self.dial_app(&about),
             Err(reason) => Err(reason),
         };
         match dialled {
             Ok(fd) => {
+                self.stream_came(about.workload.id);
                 let mut stream = Stream::new(fd, Phase::Dialling, about, self.now);
                 stream.carrier = Some((tunnel, key));
                 stream.remote_ended = end;
@@ -131,8 +135,14 @@ impl Worker {
     pub(super) fn app_dialled(&mut self, handle: Handle) {
         let stream = &mut self.streams[handle];
         // Writable and not hung up is connected; only else is there an error to ask for.
-        if stream.hung_up && socket::take_error(&stream.fd).is_err() {
-            return self.refuse_dialling(handle, Reason::AppConnectFailed);
+        if stream.hung_up
+            && let Err(error) = socket::take_error(&stream.fd)
+        {
+            return if HUNG_UP.contains(&error) {
+                self.end_stream(handle, Reason::AppReset)
+            } else {
+                self.refuse_dialling(handle, Reason::AppConnectFailed)
+            };
         }
         let Some((tunnel, key)) = stream.carrier else {
             return;
@@ -167,7 +177,8 @@ impl Worker {
     fn about_request(&self, tunnel: Handle, request: &ConnectRequest) -> About {
         let tunnel = &self.tunnels[tunnel];
         let destination = match request.authority {
-            Authority::Address(address) => address,
+            // `::ffff:1.2.3.4` is dialled as what it is.
+            Authority::Address(address) => canonical(address),
             Authority::Host { port, .. } => SocketAddr::new(tunnel.local.ip(), port),
         };
         About {
@@ -188,7 +199,9 @@ impl Worker {
         }
     }
 
-    /// A tunnel ends at the pod that it was dialled to, at a port of an application.
+    /// A tunnel ends at the pod that it was dialled to, at a port of an application. A hostname is
+    /// refused: ztunnel resolves it to a service of the pod, for gateways that send one; ours always
+    /// send the address.
     fn check_authority(&self, tunnel: Handle, authority: &Authority) -> Result<(), Reason> {
         let tunnel = &self.tunnels[tunnel];
         let Authority::Address(address) = authority else {

@@ -17,10 +17,13 @@
 mod accept;
 mod bookkeeping;
 mod commands;
+mod cutoff;
 mod deadlines;
+mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod pressure;
 mod relay;
 mod requests;
 mod stream;
@@ -43,10 +46,12 @@ use hbone_sys::poll::{Bell, Epoll, Event, EventFlags};
 use hbone_sys::{netns, socket};
 use hbone_tls::Svid;
 use outbox::BufferPool;
+use pressure::Share;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 use stream::Stream;
@@ -71,6 +76,16 @@ pub(crate) struct Setup {
     pub inbox: Receiver<Message>,
     pub mates: Vec<Mailbox>,
     pub events: EventSender,
+    pub shared: Arc<Shared>,
+}
+
+/// What all workers look at.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// A worker has failed: the others must end too, however full their queues are.
+    pub failed: AtomicBool,
+    /// Connections of all workers; approximate at any moment.
+    pub streams: AtomicUsize,
 }
 
 /// A peer and the pool's number for the identities that are expected of it.
@@ -116,6 +131,12 @@ pub(crate) struct Worker {
     pool: Pool<Handle>,
     /// Inbound tunnels whose handshake is not done.
     half_open: usize,
+    shares: HashMap<IpAddr, Share>,
+    /// Connections of each pod.
+    streams_of: HashMap<u32, usize>,
+    /// How many descriptors the process may have open.
+    descriptors: usize,
+    shared: Arc<Shared>,
 
     /// Tunnels to flush at the end of this wake.
     dirty: Vec<Handle>,
@@ -185,6 +206,10 @@ impl Worker {
             streams: Slab::default(),
             pool,
             half_open: 0,
+            shares: HashMap::new(),
+            streams_of: HashMap::new(),
+            descriptors: hbone_sys::descriptor_limit(),
+            shared: setup.shared,
             dirty: Vec::new(),
             again: Vec::new(),
             touched: Vec::new(),
@@ -207,7 +232,7 @@ impl Worker {
     /// Until told to stop.
     pub fn run(&mut self) -> Result<(), Error> {
         let mut events = Vec::with_capacity(EVENTS_PER_WAKE);
-        while !self.stopping {
+        while !self.stopping && !self.shared.failed.load(Ordering::Relaxed) {
             let timeout = self.timeout();
             self.epoll
                 .wait(&mut events, timeout)

@@ -2,10 +2,11 @@
 //! From a captured connection to a stream: upstream, pool, dial, CONNECT.
 
 use super::Worker;
+use super::inbound::LIMITS;
 use super::stream::{About, Phase, Stream};
 use super::token::Token;
 use super::tunnel::{Remote, State, Tunnel};
-use crate::config::{KEEPALIVE, MAX_HALF_OPEN};
+use crate::config::KEEPALIVE;
 use crate::event::{Event, EventKind};
 use crate::message::Captured;
 use crate::model::{Direction, Workload};
@@ -32,6 +33,11 @@ impl Worker {
             return socket::set_abort_on_close(&fd);
         };
         let upstream = record.upstream();
+        if !self.may_begin_stream(workload_id) {
+            let limit = Reason::ResourceLimit;
+            return self.refuse_capture(&workload, &fd, source, upstream, limit);
+        }
+        self.stream_came(workload_id);
         let about = About {
             direction: Direction::Outbound,
             workload,
@@ -112,7 +118,10 @@ impl Worker {
         let workload = workload.ok_or((Reason::WorkloadRemoved, String::new()))?;
         let svid = self.svids.get(&workload.identity).cloned();
         let svid = svid.ok_or((Reason::NoSvid, String::new()))?;
-        let failed = |error: std::io::Error| (Reason::UpstreamConnectFailed, error.to_string());
+        let failed = |error: std::io::Error| match error.raw_os_error() {
+            Some(code) if LIMITS.contains(&code) => (Reason::ResourceLimit, error.to_string()),
+            _ => (Reason::UpstreamConnectFailed, error.to_string()),
+        };
         let fd = self.socket_in(&workload, key.destination).map_err(failed)?;
         socket::bind_address(&fd, key.source_ip).map_err(failed)?;
         socket::set_nodelay(&fd).map_err(failed)?;
@@ -151,11 +160,7 @@ impl Worker {
         event.reason = reason.number();
         event.detail = detail.to_owned();
         self.events.push(event);
-        *self
-            .stats
-            .handshakes_failed
-            .entry(reason.number())
-            .or_default() += 1;
+        self.count_handshake_failed(reason);
         for waiter in self.pool.dial_failed(key) {
             self.end_stream(waiter, reason);
         }
@@ -174,14 +179,24 @@ impl Worker {
         for waiter in ready {
             self.open_on(id, waiter);
         }
-        if more && let Some(expected) = self.expected_at(&key) {
-            self.dial_tunnel(key, expected);
+        if !more {
+            return;
+        }
+        match self.expected_by(&key) {
+            Some(expected) => self.dial_tunnel(key, expected),
+            None => {
+                let detail = "the peer was removed or changed while it was dialled";
+                self.dial_failed(&key, Reason::UpstreamUnknown, detail);
+            }
         }
     }
 
-    fn expected_at(&self, key: &PoolKey) -> Option<ExpectedPeers> {
-        let id = self.peer_by_address.get(&key.destination.ip())?;
-        self.peers.get(id).map(|known| known.peer.expected.clone())
+    /// Not those of whoever is at the address now: the streams that wait want the old ones.
+    fn expected_by(&self, key: &PoolKey) -> Option<ExpectedPeers> {
+        let mut known = self.peers.values();
+        known
+            .find(|known| known.identities == key.identities)
+            .map(|known| known.peer.expected.clone())
     }
 
     /// Sends CONNECT for a waiting stream. Where this tunnel cannot take it, another is found; a
@@ -243,11 +258,6 @@ impl Worker {
         stream.deadline = Some(self.now + self.config.connect_timeout * 2);
         self.mark_dirty(handle);
         Ok(())
-    }
-
-    /// Half-open tunnels from strangers are bounded; ours are bounded by the pool keys.
-    pub(super) fn may_begin_handshake(&self) -> bool {
-        self.half_open < MAX_HALF_OPEN
     }
 }
 

@@ -39,6 +39,11 @@ impl BufferPool {
         self.lent >= MAX_OUTBOXES
     }
 
+    /// Half of them are lent.
+    pub fn is_scarce(&self) -> bool {
+        self.lent >= MAX_OUTBOXES / 2
+    }
+
     pub fn bytes(&self) -> usize {
         (self.lent + self.free.len()) * BUFFER_BYTES
     }
@@ -174,14 +179,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what is sealed; false when the socket takes no more.
-    pub fn send(&mut self, pool: &mut BufferPool, fd: impl AsFd) -> Result<bool, Errno> {
-        let mut writable = true;
+    /// Sends what is sealed: how much, and false when the socket takes no more.
+    pub fn send(&mut self, pool: &mut BufferPool, fd: impl AsFd) -> Result<(usize, bool), Errno> {
+        let (mut sent, mut writable) = (0, true);
         while writable && self.start < self.sealed {
             match socket::send(&fd, &self.buffer[self.start..self.sealed]) {
                 Ok(count) => {
                     writable = count == self.sealed - self.start;
                     self.start += count;
+                    sent += count;
                 }
                 Err(Errno::AGAIN) => writable = false,
                 Err(error) => return Err(error),
@@ -190,7 +196,7 @@ impl Outbox {
         if self.is_empty() {
             self.discard(pool);
         }
-        Ok(writable)
+        Ok((sent, writable))
     }
 
     fn is_open(&self) -> bool {

@@ -71,10 +71,11 @@ impl Worker {
                 user,
                 code,
                 unprocessed,
+                complete,
                 ..
             } => {
                 if let Some(stream) = stream_of(user) {
-                    self.stream_reset(stream, code, unprocessed);
+                    self.stream_reset(stream, code, unprocessed, complete);
                 }
             }
             Event::Refused { reason, .. } => self.request_refused(tunnel, reason),
@@ -116,7 +117,7 @@ impl Worker {
         self.pump(handle);
     }
 
-    fn stream_reset(&mut self, handle: Handle, code: ErrorCode, unprocessed: bool) {
+    fn stream_reset(&mut self, handle: Handle, code: ErrorCode, unprocessed: bool, complete: bool) {
         let Some(stream) = self.streams.get_mut(handle) else {
             return;
         };
@@ -125,10 +126,10 @@ impl Worker {
             let reason = match Reason::from_reset(code) {
                 // An order to forget the stream; bytes may be missing, so the application must
                 // not take it for the end.
-                Reason::None => Reason::StreamReset,
+                Reason::None if !complete => Reason::StreamReset,
                 reason => reason,
             };
-            return self.end_stream(handle, reason);
+            return self.cut_off(handle, reason);
         }
         // The peer did nothing with it (RFC 9113 section 8.7): another tunnel may carry it.
         stream.retried = true;

@@ -3,8 +3,8 @@
 
 use crate::model::{Direction, Workload};
 use crate::slab::Handle;
-use hbone_proto::StreamKey;
-use std::net::SocketAddr;
+use hbone_proto::{Reason, StreamKey};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -43,6 +43,11 @@ pub(crate) struct Stream {
     pub deadline: Option<Instant>,
     /// The request was refused unprocessed once and sent again.
     pub retried: bool,
+    /// The peer has reset the stream: it ends with this once what arrived before is delivered.
+    pub doomed: Option<Reason>,
+    /// The peer is gone, but had ended its half in order: the application still gets what is
+    /// pending, and FIN; what it sends goes nowhere.
+    pub cut_off: Option<Reason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,15 @@ pub(crate) struct About {
 }
 
 impl About {
+    /// The far end of the tunnel.
+    pub fn peer_address(&self) -> IpAddr {
+        match (self.direction, self.hbone) {
+            (Direction::Outbound, Some(hbone)) => hbone.ip(),
+            (Direction::Outbound, None) => self.destination.ip(),
+            (Direction::Inbound, _) => self.source.ip(),
+        }
+    }
+
     pub fn source_identity(&self) -> Option<Arc<str>> {
         match self.direction {
             Direction::Outbound => Some(self.workload.identity.clone()),
@@ -111,6 +125,8 @@ impl Stream {
             connect_us: 0,
             deadline: None,
             retried: false,
+            doomed: None,
+            cut_off: None,
         }
     }
 

@@ -27,6 +27,10 @@ pub(crate) struct Tunnel {
     pub writable: bool,
     /// The peer has sent FIN or RST: a short read no longer means that the socket is drained.
     pub hung_up: bool,
+    /// Something is unsent, and the socket has taken nothing since.
+    pub stalled: Option<Instant>,
+    /// Sending failed. What the peer said before is still read: it may be why.
+    pub broken: Option<String>,
     /// Waits for the flush at the end of this wake.
     pub dirty: bool,
     /// Waits for another turn in the next wake.
@@ -56,6 +60,8 @@ pub(crate) struct Open {
     pub session: Session,
     pub h2: Connection,
     pub peer_identity: Arc<str>,
+    /// The peer has sent data: it accepts our certificate.
+    pub heard: bool,
 }
 
 /// Where a tunnel leads.
@@ -88,6 +94,8 @@ impl Tunnel {
             readable: false,
             writable: false,
             hung_up: false,
+            stalled: None,
+            broken: None,
             dirty: false,
             again: false,
             put_off: false,

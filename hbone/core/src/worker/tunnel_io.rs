@@ -4,7 +4,7 @@
 use super::outbox::Outbox;
 use super::tunnel::{Open, State, Tunnel};
 use super::{Worker, is_hang_up};
-use crate::config::{RECORDS_PER_READ, ROUNDS_PER_WAKE, UNSENT_HIGH};
+use crate::config::{MAX_UNSENT_CONTROL, RECORDS_PER_READ, ROUNDS_PER_WAKE, UNSENT_HIGH};
 use crate::model::Direction;
 use crate::slab::Handle;
 use hbone_proto::{Config as H2Config, Connection, Millis, Reason, Role};
@@ -85,13 +85,12 @@ impl Worker {
         let room = &mut buffer[kept..];
         let asked = room.len();
         let count = match socket::receive(&tunnel.fd, room) {
-            Ok(0) => return Err((Reason::TunnelLost, "the peer closed the connection".into())),
-            Ok(count) => count,
-            Err(Errno::AGAIN) => {
+            Ok(count) if count > 0 => count,
+            Err(Errno::AGAIN) if tunnel.broken.is_none() => {
                 tunnel.readable = false;
                 return Ok(());
             }
-            Err(error) => return Err((Reason::TunnelLost, error.to_string())),
+            outcome => return Err(tunnel_ended(tunnel, outcome.err())),
         };
         if count < asked && !tunnel.hung_up {
             tunnel.readable = false;
@@ -136,6 +135,7 @@ impl Worker {
             match open.session.open(header, body) {
                 Ok(Opened::Data(count)) => {
                     let now = Millis((self.now - self.started).as_millis() as u64);
+                    open.heard = true;
                     let outcome = open.h2.recv(now, &body[..count], &mut self.arrivals);
                     self.take_arrivals(handle, start);
                     outcome.map_err(|error| (Reason::from(&error), error.to_string()))?;
@@ -143,6 +143,10 @@ impl Worker {
                 Ok(Opened::Control) => {}
                 Ok(Opened::Close) => {
                     return Err((Reason::TunnelLost, "the peer ended the TLS session".into()));
+                }
+                Err(error) if !open.heard && error.is_refusal_of_our_certificate() => {
+                    // TLS 1.3 ends the handshake for a client before the server has judged it.
+                    return Err((Reason::TlsHandshakeFailed, error.to_string()));
                 }
                 Err(error) => return Err(record_lost(error)),
             }
@@ -182,6 +186,7 @@ impl Worker {
                 session,
                 h2,
                 peer_identity,
+                heard: false,
             }));
             tunnel.deadline = None;
             self.tunnel_opened(handle);
@@ -213,7 +218,7 @@ impl Worker {
         self.send_out(handle)?;
         let tunnel = &self.tunnels[handle];
         let has_room = tunnel.writable && tunnel.outbox.unsent() <= UNSENT_HIGH;
-        if tunnel.put_off && has_room && !self.buffers.is_exhausted() {
+        if tunnel.put_off && has_room && !self.must_wait(tunnel) {
             self.turn_again(handle);
         }
         if tunnel_is_finished(&self.tunnels[handle]) {
@@ -232,11 +237,12 @@ impl Worker {
         let turns = open.h2.streams();
         tunnel.put_off = false;
         for _ in 0..turns {
-            let exhausted = self.buffers.is_exhausted();
-            let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            let Some(tunnel) = self.tunnels.get(handle) else {
                 return;
             };
-            if exhausted || tunnel.outbox.unsent() > UNSENT_HIGH {
+            let full = tunnel.outbox.unsent() > UNSENT_HIGH || self.must_wait(tunnel);
+            let tunnel = &mut self.tunnels[handle];
+            if full {
                 tunnel.put_off = true;
                 return;
             }
@@ -251,23 +257,43 @@ impl Worker {
     pub(super) fn send_out(&mut self, handle: Handle) -> Result<(), Lost> {
         let tunnel = &mut self.tunnels[handle];
         if let State::Open(open) = &mut tunnel.state {
-            // To a peer that reads nothing we owe no endless answers: what it asks for stays with
-            // the protocol core, which bounds it.
-            if tunnel.writable || tunnel.outbox.unsent() <= UNSENT_HIGH {
+            // To a peer that reads nothing we owe no endless answers. Its own frames are read on,
+            // though: two agents that both waited for the other to read would wait for ever.
+            if tunnel.writable {
                 put_control(&mut tunnel.outbox, &mut self.buffers, open).map_err(record_lost)?;
+            } else if open.h2.control().len() > MAX_UNSENT_CONTROL {
+                return Err((
+                    Reason::H2ProtocolError,
+                    "the peer makes us answer and does not read the answers".into(),
+                ));
             }
             tunnel.outbox.seal(&mut open.session).map_err(record_lost)?;
-            while let Some(record) = open.session.pending_out() {
+            while tunnel.writable
+                && let Some(record) = open.session.pending_out()
+            {
                 tunnel.outbox.put_raw(&mut self.buffers, &record);
             }
         }
         if tunnel.writable && !matches!(tunnel.state, State::Connecting(..)) {
-            tunnel.writable = tunnel
-                .outbox
-                .send(&mut self.buffers, &tunnel.fd)
-                .map_err(|error| (Reason::TunnelLost, error.to_string()))?;
+            match tunnel.outbox.send(&mut self.buffers, &tunnel.fd) {
+                Ok((sent, writable)) => {
+                    tunnel.writable = writable;
+                    self.note_progress(handle, sent > 0);
+                }
+                Err(error) => self.sending_failed(handle, error),
+            }
         }
         Ok(())
+    }
+
+    /// The socket is dead, but what the peer said before may still be in it: an alert, a GOAWAY.
+    fn sending_failed(&mut self, handle: Handle, error: Errno) {
+        let tunnel = &mut self.tunnels[handle];
+        tunnel.writable = false;
+        tunnel.hung_up = true;
+        tunnel.readable = true;
+        tunnel.broken = Some(error.to_string());
+        self.turn_again(handle);
     }
 }
 
@@ -290,6 +316,20 @@ pub(super) fn put_control(
 
 pub(super) fn record_lost(error: RecordError) -> Lost {
     (Reason::TunnelLost, error.to_string())
+}
+
+/// What the socket's end means, in words for the person on call.
+fn tunnel_ended(tunnel: &Tunnel, error: Option<Errno>) -> Lost {
+    let shaking = matches!(tunnel.state, State::Handshaking(_));
+    let detail = match (&tunnel.broken, error) {
+        (Some(broken), _) => broken.clone(),
+        (None, Some(error)) => error.to_string(),
+        (None, None) if shaking => {
+            "the peer closed the connection in the middle of the TLS handshake".into()
+        }
+        (None, None) => "the peer closed the connection".into(),
+    };
+    (Reason::TunnelLost, detail)
 }
 
 fn tunnel_is_finished(tunnel: &Tunnel) -> bool {
