@@ -164,7 +164,7 @@ class TunnelSink:
             if (
                 wanted is not None
                 and (wanted is not pod or baggage != self._baggage(want, wanted.workload_id))
-                and not _same_sockets(pod, wanted)
+                and not _same_pod(pod, wanted)
             ):
                 replaced.append(uid)
         return replaced
@@ -209,11 +209,9 @@ class TunnelSink:
         )
 
 
-def _same_sockets(one: EnrolledPod, other: EnrolledPod) -> bool:
-    """Whether two descriptions of a pod are the same pod, so that the core may update in place."""
-    return (
-        one.workload_id == other.workload_id
-        and one.netns_cookie == other.netns_cookie
-        and tuple(one.capture_listeners) == tuple(other.capture_listeners)
-        and tuple(one.inbound_listeners) == tuple(other.inbound_listeners)
-    )
+def _same_pod(one: EnrolledPod, other: EnrolledPod) -> bool:
+    """Whether two descriptions are of one pod: then the core updates it in place.
+
+    It takes the listeners of the new one for all of the old one's; what is open lives on.
+    """
+    return one.workload_id == other.workload_id and one.netns_cookie == other.netns_cookie

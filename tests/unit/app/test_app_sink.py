@@ -158,3 +158,12 @@ def test_baggage_has_ztunnels_names_and_encodes_values() -> None:
         "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=curl,"
         "service.name=curl,service.version=a%20b%2Cc"
     )
+
+
+def test_a_pod_with_other_listeners_is_updated_in_place() -> None:
+    """An address or interface more must not end what is open."""
+    core, sink = applied()
+    core.take()
+    more = replace(WANT, pods={Pod.uid: Pod(capture_listeners=(11, 12, 14))})
+    sink.apply(core, more, may_remove=True)  # type: ignore[arg-type]
+    assert core.names() == ["put_workload"]
