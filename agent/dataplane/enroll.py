@@ -61,7 +61,10 @@ class Enroller:
         self._wanted[row.key] = row
         have = self.pods.get(row.key) or self._inherit(row, gone)
         if have is not None and have.is_captured and _same_netns(row.netns, have.netns_fd):
-            pod = replace(have, detail="") if have.row == row else self._follow(have, row)
+            if have.row != row:
+                pod = self._follow(have, row)
+            else:
+                pod = replace(have, detail="") if have.detail else have
         else:
             pod = self._enrol_or_explain(row)
             if have is not None and have.is_captured:
@@ -230,6 +233,8 @@ class Enroller:
         except Exception as error:  # noqa: BLE001 # one strange pod must not stop the others
             log.warning("looking after workload %s: %s", pod.uid, _explain(error)[1])
             return pod
+        if found == pod:
+            return pod  # the same object: whoever has it need not look again
         self.pods[pod.uid] = found
         return found
 

@@ -168,7 +168,8 @@ def test_a_pod_that_cannot_be_adopted_stays_captured(node: Node, make_pod: MakeP
     """A process took 15008 while no agent was there: refused until it goes, never in the clear."""
     pod, remote = make_pod(), make_pod()
     node.add_workload(remote.v4, 777, Route.TUNNEL, enrolled=True, local=False)
-    remote.serve(8080)
+    server = remote.serve(8080)
+    server.setblocking(False)
     node.enrol(pod)
     node.stop()
     thief = pod.serve(15008)
@@ -180,6 +181,8 @@ def test_a_pod_that_cannot_be_adopted_stays_captured(node: Node, make_pod: MakeP
     (changed,) = node.care()
     assert changed.is_captured
     assert pod.run(lambda: _dial(remote.v4, 8080)) == 0
+    with pytest.raises(BlockingIOError):
+        server.accept()
 
 
 def test_an_enrolled_pod_cannot_take_15008(node: Node, make_pod: MakePod) -> None:
