@@ -175,3 +175,58 @@ fn a_worker_that_panics_stops_the_core() {
     eventually("no worker answers any more", || core.stats().is_err());
     drop(stream);
 }
+
+#[test]
+fn a_pod_replaced_in_place_gets_tunnels_of_its_own() {
+    let pair = Pair::new();
+    let (near, far) = pair.connect();
+    pair.client
+        .put_svid(SERVER_ID, &pair.authority.svid(SERVER_ID))
+        .unwrap();
+    let listener = socket::listen(SocketAddr::new(CLIENT_IP, 0)).unwrap();
+    let capture = socket::local_address(&listener).unwrap();
+    let listeners = Listeners {
+        capture: vec![listener],
+        inbound: vec![],
+    };
+    pair.client
+        .put_workload(pod(CLIENT, SERVER_ID, CLIENT_IP), listeners)
+        .unwrap();
+    let mut other_near = TcpStream::connect(capture).unwrap();
+    let (mut other_far, _) = pair.app.accept().unwrap();
+    echoes(&mut other_near, &mut other_far);
+    assert_eq!(pair.client.stats().unwrap().handshakes, 2);
+    drop((near, far, other_near, other_far));
+}
+
+#[test]
+fn a_listener_that_was_shut_down_is_let_go() {
+    let core = Core::start(Config::default(), Arc::new(Panics)).unwrap();
+    let listener = socket::listen(SocketAddr::new(CLIENT_IP, 0)).unwrap();
+    let owners = TcpStream::from(listener.try_clone().unwrap());
+    let listeners = Listeners {
+        capture: vec![listener],
+        inbound: vec![],
+    };
+    core.put_workload(pod(CLIENT, CLIENT_ID, CLIENT_IP), listeners)
+        .unwrap();
+    core.stats().unwrap();
+    owners.shutdown(std::net::Shutdown::Both).unwrap();
+    let event = wait_for(&core, |event| event.kind == EventKind::CaptureRefused);
+    assert!(event.detail.contains("listener"), "{event:?}");
+}
+
+#[test]
+fn endless_times_are_taken_for_long_ones() {
+    let pair = Pair::with(|config| {
+        config.half_close_idle = Duration::MAX;
+        config.pool_idle = Duration::MAX;
+        config.connect_timeout = Duration::MAX;
+    });
+    let (mut near, mut far) = pair.connect();
+    echoes(&mut near, &mut far);
+    pair.server.remove_workload(SERVER, Duration::MAX).unwrap();
+    echoes(&mut near, &mut far);
+    drop((near, far));
+    pair.client.drain(Duration::MAX).unwrap();
+}

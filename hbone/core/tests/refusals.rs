@@ -175,3 +175,108 @@ fn strangers_at_the_hbone_port_are_shown_out() {
     let failed = &pair.server.stats().unwrap().handshakes_failed;
     assert_eq!(failed.get(&Reason::TlsHandshakeFailed.number()), Some(&2));
 }
+
+#[test]
+fn a_server_that_refuses_our_certificate_is_a_failed_handshake() {
+    let pair = Pair::new();
+    let foreign = Authority::new().svid_that_also_trusts(CLIENT_ID, &[&pair.authority]);
+    pair.client.put_svid(CLIENT_ID, &foreign).unwrap();
+    for _ in 0..20 {
+        refused(
+            &pair,
+            EventKind::ConnectionClosed,
+            Reason::TlsHandshakeFailed,
+        );
+    }
+    let failed = pair.client.stats().unwrap().handshakes_failed;
+    assert!(
+        failed.get(&Reason::TlsHandshakeFailed.number()) >= Some(&1),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn a_peer_that_hangs_up_is_told_from_one_that_refuses() {
+    let pair = Pair::new();
+    let at: SocketAddr = SocketAddr::new("127.0.0.4".parse().unwrap(), pair.hbone.port());
+    let listener = TcpListener::bind(at).unwrap();
+    let hangs_up = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut hello = [0; 4096];
+        assert_ne!(stream.read(&mut hello).unwrap(), 0);
+    });
+    pair.client
+        .put_peers(vec![peer(3, at.ip(), SERVER_ID)])
+        .unwrap();
+    pair.records
+        .set(Some(record(SocketAddr::new(at.ip(), 80), 3)));
+    let mut near = pair.dial();
+    assert_reset(&mut near);
+    hangs_up.join().unwrap();
+    let event = wait_for(&pair.client, |event| {
+        event.kind == EventKind::HandshakeFailed
+    });
+    assert!(
+        event.detail.contains("closed the connection in the middle"),
+        "{event:?}"
+    );
+}
+
+#[test]
+fn an_application_that_hangs_up_at_once_was_there() {
+    let pair = Pair::new();
+    let app = pair.app.try_clone().unwrap();
+    let resets = std::thread::spawn(move || {
+        for _ in 0..50 {
+            hbone_sys::socket::set_abort_on_close(app.accept().unwrap().0);
+        }
+    });
+    for _ in 0..50 {
+        refused(&pair, EventKind::ConnectionClosed, Reason::StreamReset);
+    }
+    resets.join().unwrap();
+}
+
+/// Passes bytes on after a while, as a slow network would.
+fn slow_way(at: SocketAddr, to: SocketAddr, delay: Duration) {
+    let listener = TcpListener::bind(at).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((here, _)) = listener.accept() {
+            std::thread::sleep(delay);
+            let there = TcpStream::connect(to).unwrap();
+            let copy = |mut from: TcpStream, mut into: TcpStream| {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut into);
+                    let _ = into.shutdown(std::net::Shutdown::Write);
+                });
+            };
+            copy(here.try_clone().unwrap(), there.try_clone().unwrap());
+            copy(there, here);
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_peer_that_moved_while_it_was_dialled() {
+    // More than one tunnel takes.
+    const WAITING: usize = 130;
+    let pair = Pair::new();
+    let at: SocketAddr = SocketAddr::new("127.0.0.5".parse().unwrap(), pair.hbone.port());
+    slow_way(at, pair.hbone, Duration::from_millis(400));
+    pair.client
+        .put_peers(vec![peer(3, at.ip(), SERVER_ID)])
+        .unwrap();
+    pair.records
+        .set(Some(record(SocketAddr::new(at.ip(), 80), 3)));
+    let waiting: Vec<TcpStream> = (0..WAITING).map(|_| pair.dial()).collect();
+    eventually("all have been accepted", || {
+        pair.client.stats().unwrap().connections == WAITING
+    });
+    pair.client
+        .put_peers(vec![peer(3, "127.0.0.6".parse().unwrap(), CLIENT_ID)])
+        .unwrap();
+    for mut near in waiting {
+        assert_reset(&mut near);
+    }
+    assert_eq!(pair.client.stats().unwrap().connections, 0);
+}

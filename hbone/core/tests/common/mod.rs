@@ -75,6 +75,11 @@ impl Authority {
     }
 
     pub fn svid(&self, identity: &str) -> Svid {
+        self.svid_that_also_trusts(identity, &[])
+    }
+
+    /// Issued here, with the roots of others as well.
+    pub fn svid_that_also_trusts(&self, identity: &str, others: &[&Self]) -> Svid {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
         params.extended_key_usages = vec![
@@ -83,12 +88,9 @@ impl Authority {
         ];
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
-        Svid::new(
-            &[leaf],
-            &key.serialize_der(),
-            std::slice::from_ref(&self.der),
-        )
-        .unwrap()
+        let mut roots = vec![self.der.clone()];
+        roots.extend(others.iter().map(|other| other.der.clone()));
+        Svid::new(&[leaf], &key.serialize_der(), &roots).unwrap()
     }
 }
 
