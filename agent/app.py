@@ -26,6 +26,7 @@ from agent.apply import Applier
 from agent.brain import Brain
 from agent.config import AgentConfig
 from agent.dataplane.sink import Dataplane
+from agent.descriptors import raise_descriptor_limit
 from agent.errors import ConfigError
 from agent.figures import Gatherer, Parts
 from agent.observe import Observer
@@ -81,6 +82,7 @@ def main(config: AgentConfig) -> int:
 
     """
     configure_logging(level=config.log_level, as_json=config.log_format == "json")
+    raise_descriptor_limit()
     with hold_lock(config.paths):
         try:
             asyncio.run(_run(config))
