@@ -24,8 +24,9 @@
 //!    each: [`Connection::capacity`], read at most that much from the app behind 9 free bytes, then
 //!    [`Connection::data_header`].
 //! 3. Always move [`Connection::control`] to the output **before** the next DATA frame (HEADERS of a
-//!    stream must precede its DATA). While the output is full, leave it and read no more from the
-//!    tunnel: what waits in `control` is counted against a peer that does not read.
+//!    stream must precede its DATA). While the output is full, leave it but read on (two ends that
+//!    both waited for the other to read would wait for ever): answers that wait in `control` are
+//!    counted against a peer that does not read, and the caller bounds its length.
 //! 4. On an `Err` from `recv` or `on_time`: the GOAWAY is already in `control`; flush it, end every
 //!    stream of [`Connection::take_streams`], close the socket.
 //!
