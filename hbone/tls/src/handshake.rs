@@ -115,6 +115,7 @@ impl Handshake {
             consumed += pumped.discard;
             self.presented -= pumped.discard;
             if pumped.done {
+                self.presented = 0;
                 self.establish(out)?;
                 return Ok(Step {
                     consumed,
@@ -146,6 +147,8 @@ impl Handshake {
     }
 
     fn fail(&mut self, error: HandshakeError) -> HandshakeError {
+        // The caller may have dropped its input when it asks again.
+        self.presented = 0;
         self.state = State::Failed(error.clone());
         error
     }

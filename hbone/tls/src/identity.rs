@@ -212,7 +212,7 @@ pub(crate) fn spiffe_id_in(
     })
 }
 
-fn uri_names(cert: &CertificateDer<'_>) -> Result<Vec<String>, IdentityError> {
+pub(crate) fn uri_names(cert: &CertificateDer<'_>) -> Result<Vec<String>, IdentityError> {
     let parsed = webpki::EndEntityCert::try_from(cert)
         .map_err(|e| IdentityError::BadCertificate(format!("{e:?}")))?;
     Ok(parsed.valid_uri_names().map(str::to_owned).collect())

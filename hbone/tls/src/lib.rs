@@ -19,6 +19,8 @@
 mod config;
 mod control;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod record;

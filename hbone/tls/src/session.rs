@@ -232,7 +232,11 @@ impl Session {
         record.inspect_err(|&error| self.fail(error)).ok()
     }
 
-    fn seal_control(&mut self, typ: ContentType, content: &[u8]) -> Result<Vec<u8>, RecordError> {
+    pub(crate) fn seal_control(
+        &mut self,
+        typ: ContentType,
+        content: &[u8],
+    ) -> Result<Vec<u8>, RecordError> {
         let mut record = vec![0; OVERHEAD + content.len()];
         record[HEADER_LEN..HEADER_LEN + content.len()].copy_from_slice(content);
         self.sealer.seal(&mut record, typ)?;

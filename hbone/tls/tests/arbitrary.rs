@@ -7,6 +7,17 @@ use common::{CLIENT, Ca, SERVER, id, ours, seal};
 use hbone_tls::{ExpectedPeers, HEADER_LEN, Handshake};
 use proptest::prelude::*;
 
+/// The rest of the input is often dropped with the connection; asking again must still answer.
+#[test]
+fn a_failed_handshake_needs_no_input_to_say_so() {
+    let ca = Ca::new("cluster.local");
+    let mut server = Handshake::server(&ca.svid(SERVER)).unwrap();
+    let mut out = Vec::new();
+    let error = server.step(&mut [22, 3, 1, 0, 0], &mut out).unwrap_err();
+    assert_eq!(server.step(&mut [], &mut out).unwrap_err(), error);
+    assert_eq!(server.finish().unwrap_err(), error);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doors for fuzz targets to what lies behind the cryptography.
+
+use rustls::ContentType;
+use rustls::pki_types::CertificateDer;
+
+use crate::error::RecordError;
+use crate::identity::{ExpectedPeers, IdentityError, SpiffeId, first_spiffe_id, uri_names};
+use crate::session::Session;
+
+/// Seals a record of any content type, as a hostile peer with the right keys would.
+///
+/// # Errors
+/// As [`Session::seal`].
+pub fn seal_as(session: &mut Session, typ: u8, content: &[u8]) -> Result<Vec<u8>, RecordError> {
+    session.seal_control(ContentType::from(typ), content)
+}
+
+/// Every URI name of a DER certificate.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn uris(der: &[u8]) -> Result<Vec<String>, IdentityError> {
+    uri_names(&CertificateDer::from(der))
+}
+
+/// The identity a DER certificate proves to a server.
+///
+/// # Errors
+/// If it proves none.
+pub fn identity(der: &[u8]) -> Result<SpiffeId, IdentityError> {
+    first_spiffe_id(&CertificateDer::from(der))
+}
+
+/// The identity among `expected` that a DER certificate proves to a client.
+///
+/// # Errors
+/// If it proves none of them.
+pub fn find(expected: &ExpectedPeers, der: &[u8]) -> Result<SpiffeId, IdentityError> {
+    expected.find(&CertificateDer::from(der))
+}
