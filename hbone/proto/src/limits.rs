@@ -31,6 +31,10 @@ pub const MAX_CONTINUATIONS: u32 = 16;
 pub const MAX_SETTINGS_ENTRIES: u32 = 64;
 /// PING, SETTINGS or resets from a peer that reads none of our answers: memory. 1000 as nghttp2.
 pub const MAX_UNSENT_REPLIES: u32 = 1000;
+/// A peer that gives less room than this in [`Config::stall_timeout`](crate::Config::stall_timeout),
+/// while streams wait for it, does not read: drips of a byte do not count. One frame of the smallest
+/// legal maximum; sozu's number.
+pub const STALL_CREDIT: u32 = 16_384;
 /// Streams ended both ways whose bytes the app has not taken cost an entry each, but count for no
 /// peer's limit. Beyond this many entries per allowed stream new ones are refused. A guess.
 pub const ENTRIES_PER_STREAM: usize = 4;

@@ -95,6 +95,14 @@ impl Slab {
         self.places[key.index as usize].take()
     }
 
+    pub fn into_marks(mut self) -> Vec<(StreamKey, u64)> {
+        self.iter_mut().map(|(key, s)| (key, s.user)).collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.places.iter().flatten()
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (StreamKey, &mut Stream)> {
         self.places
             .iter_mut()

@@ -36,6 +36,14 @@ impl Closing {
         self.told || self.ours != Ours::No
     }
 
+    /// Until when a warning waits for its PING.
+    pub fn warned_until(self) -> Option<Millis> {
+        match self.ours {
+            Ours::Warned { until } => Some(until),
+            _ => None,
+        }
+    }
+
     /// New streams of the peer are refused.
     pub fn refuses(self) -> bool {
         self.ours == Ours::Final
@@ -59,12 +67,19 @@ impl Core {
         }
     }
 
+    pub(super) fn take_streams(&mut self) -> Vec<(StreamKey, u64)> {
+        let streams = std::mem::take(&mut self.streams).into_marks();
+        self.active = 0;
+        self.parked.clear();
+        streams
+    }
+
     pub(super) fn is_finished(&self) -> bool {
         let closing = self.closing.told || self.closing.refuses();
         self.failed.is_some() || (closing && self.streams.len() == 0)
     }
 
-    fn go_away_finally(&mut self) {
+    pub(super) fn go_away_finally(&mut self) {
         let last = self.last_peer_id();
         self.control.go_away(last, ErrorCode::NO_ERROR);
         self.closing.ours = Ours::Final;
@@ -86,37 +101,6 @@ impl Core {
             self.control.go_away_because(last, error.code, error.token);
             self.failed = Some(error);
         }
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Millis> {
-        if self.failed.is_some() {
-            return None;
-        }
-        let alive = self.keepalive.deadline();
-        match self.closing.ours {
-            Ours::Warned { until } => Some(alive.min(until)),
-            _ => Some(alive),
-        }
-    }
-
-    pub(super) fn on_time(&mut self, now: Millis) -> Result<(), ConnectionError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        if let Ours::Warned { until } = self.closing.ours
-            && now >= until
-        {
-            self.go_away_finally();
-        }
-        match self.keepalive.on_time(now) {
-            Ok(true) => self.control.ping(KEEPALIVE),
-            Ok(false) => {}
-            Err(error) => {
-                self.fail(error);
-                return Err(error);
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn on_ping(

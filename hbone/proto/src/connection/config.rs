@@ -37,6 +37,13 @@ pub struct Config {
     pub keepalive_interval: Millis,
     /// Silence after a PING that ends the connection.
     pub keepalive_timeout: Millis,
+    /// How long the peer may take to acknowledge our SETTINGS (RFC 9113 section 6.5.3 leaves it to
+    /// us). As long as a peer may be silent before it counts as gone: it answers PINGs the same way.
+    pub settings_timeout: Millis,
+    /// How long the peer may keep the connection's send window all but shut
+    /// ([`STALL_CREDIT`](crate::limits::STALL_CREDIT)) while streams wait for it. Envoy ends streams
+    /// that wait for a window after 5 minutes too; h2, hyper and ztunnel wait for ever.
+    pub stall_timeout: Millis,
     /// How long the warning of a draining server waits for its PING before the true GOAWAY.
     pub drain_timeout: Millis,
     /// Rates against floods.
@@ -64,6 +71,8 @@ impl Config {
             max_streams: 200,
             keepalive_interval: Millis::seconds(10),
             keepalive_timeout: Millis::seconds(20),
+            settings_timeout: Millis::seconds(30),
+            stall_timeout: Millis::seconds(300),
             drain_timeout: Millis::seconds(1),
             limits: Limits::default(),
         }

@@ -198,6 +198,7 @@ impl Core {
         }
         let delta = i64::from(increment);
         if id == 0 {
+            self.stall.credited(increment);
             return self
                 .send_window
                 .shift(delta)
@@ -243,10 +244,9 @@ impl Core {
 
     /// From now on a window smaller than the RFC's is in force for every stream.
     fn on_settings_ack(&mut self, now: Millis) -> Done {
-        if self.settings_acked {
+        if self.settings_due.take().is_none() {
             return self.glitch(now);
         }
-        self.settings_acked = true;
         let window = self.config.stream_window;
         if window < self.stream_window {
             self.stream_window = window;

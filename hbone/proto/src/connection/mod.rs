@@ -10,11 +10,13 @@ mod config;
 mod control;
 mod event;
 mod inbound;
+mod invariants;
 mod keepalive;
 mod messages;
 mod outbound;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::collections::VecDeque;
 
@@ -36,6 +38,7 @@ use closing::Closing;
 use control::Control;
 use inbound::CurrentData;
 use keepalive::Keepalive;
+use timers::Stall;
 
 /// See the crate's documentation for one turn of a worker.
 #[derive(Debug)]
@@ -58,7 +61,8 @@ struct Core {
     recv_window: RecvWindow,
     /// The window of new streams towards us: the RFC's until the peer acknowledged a smaller one.
     stream_window: u32,
-    settings_acked: bool,
+    /// When the peer must have acknowledged our SETTINGS; `None` once it has.
+    settings_due: Option<Millis>,
     control: Control,
     decoder: Decoder,
     /// Scratch of our encoder.
@@ -68,6 +72,7 @@ struct Core {
     data: CurrentData,
     parked: VecDeque<StreamKey>,
     keepalive: Keepalive,
+    stall: Stall,
     closing: Closing,
     buckets: Buckets,
     failed: Option<ConnectionError>,
@@ -103,6 +108,7 @@ impl Connection {
         }
         if !bytes.is_empty() {
             core.keepalive.heard(now);
+            core.stall.tell(now);
         }
         let mut at = 0;
         loop {
@@ -257,28 +263,20 @@ impl Connection {
 
     /// After an error or before closing: every live stream and its mark. All keys are dead after.
     pub fn take_streams(&mut self) -> Vec<(StreamKey, u64)> {
-        let core = &mut self.core;
-        let all: Vec<_> = core
-            .streams
-            .iter_mut()
-            .map(|(key, s)| (key, s.user))
-            .collect();
-        core.streams = Slab::default();
-        core.active = 0;
-        core.parked.clear();
-        all
+        self.core.take_streams()
     }
 
-    /// When [`Connection::on_time`] must be called next. It only moves later on its own; `drain` may
-    /// bring it forward.
+    /// When [`Connection::on_time`] must be called next. `drain`, and a stream that finds the
+    /// connection's window shut, may bring it forward.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.core.next_deadline()
     }
 
-    /// Timers: keepalive PING and its timeout, the second step of a drain.
+    /// Timers: keepalive PING and its timeout, the second step of a drain, SETTINGS that nobody
+    /// acknowledges, a peer that keeps the connection's window shut while streams wait for it.
     ///
     /// # Errors
-    /// The peer was not heard of for too long.
+    /// The peer was not heard of, or did not do its part, for too long. The GOAWAY is queued.
     pub fn on_time(&mut self, now: Millis) -> Result<(), ConnectionError> {
         self.core.on_time(now)
     }
@@ -297,7 +295,7 @@ impl Core {
             send_window: SendWindow::new(DEFAULT_WINDOW),
             recv_window: RecvWindow::new(connection_window),
             stream_window: config.stream_window.max(DEFAULT_WINDOW),
-            settings_acked: false,
+            settings_due: Some(now + config.settings_timeout),
             control: Control::default(),
             decoder: Decoder::new(DEFAULT_TABLE_SIZE as usize),
             block: Vec::new(),
@@ -305,6 +303,7 @@ impl Core {
             data: CurrentData::default(),
             parked: VecDeque::new(),
             keepalive: Keepalive::new(config.keepalive_interval, config.keepalive_timeout, now),
+            stall: Stall::new(now),
             closing: Closing::default(),
             buckets: Buckets::new(&config.limits, now),
             failed: None,

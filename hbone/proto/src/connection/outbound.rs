@@ -116,6 +116,7 @@ impl Core {
         if own == 0 {
             stream.parked = Parked::Shut;
         } else {
+            self.stall.waits();
             self.queue_writable(key);
         }
         0
@@ -142,7 +143,10 @@ impl Core {
             return None;
         }
         while self.send_window.available() > 0 {
-            let key = self.parked.pop_front()?;
+            let Some(key) = self.parked.pop_front() else {
+                self.stall.over();
+                return None;
+            };
             let Some(stream) = self.streams.get_mut(key) else {
                 continue;
             };
@@ -154,6 +158,9 @@ impl Core {
             if stream.may_send() {
                 return Some((key, stream.user));
             }
+        }
+        if !self.parked.is_empty() {
+            self.stall.waits();
         }
         None
     }

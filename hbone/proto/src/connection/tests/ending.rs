@@ -105,7 +105,7 @@ fn goaway_gives_back_what_was_not_processed() {
         ]
     );
     assert!(client.is_live(first) && !client.is_live(second));
-    client.check();
+    client.assert_invariants();
 }
 
 #[test]
@@ -140,10 +140,10 @@ fn a_reset_behind_an_orderly_end_leaves_the_bytes() {
     assert_eq!(feed(&mut client, &bytes).unwrap().len(), 3);
     assert!(client.is_live(key));
     assert_eq!(client.capacity(key), 0);
-    client.check();
+    client.assert_invariants();
     client.consumed(key, 9);
     assert!(!client.is_live(key));
-    client.check();
+    client.assert_invariants();
 }
 
 #[test]

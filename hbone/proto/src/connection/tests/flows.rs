@@ -78,7 +78,7 @@ fn a_refusal_ends_the_stream_both_ways() {
         (kind::RST_STREAM, &[0; 4][..])
     );
     assert_eq!(server.streams(), 0);
-    server.check();
+    server.assert_invariants();
 
     let mut client = client();
     let key = client.open(&request(), 0).unwrap();
@@ -141,11 +141,11 @@ fn halves_end_apart() {
     );
     assert_eq!(server.data_header(key, 1, true), Err(SendError::Gone));
     assert!(server.is_live(key), "the app has not taken the bytes");
-    server.check();
+    server.assert_invariants();
     server.consumed(key, 5);
     assert!(!server.is_live(key));
     assert_eq!(sent_kinds(&mut server), [], "nobody is told");
-    server.check();
+    server.assert_invariants();
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn padding_counts_and_is_not_delivered() {
         end: true,
     }];
     assert_eq!(events, all);
-    server.check();
+    server.assert_invariants();
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn blocked_streams_take_turns() {
     assert_eq!(server.pop_writable(), Some((keys[0], 0)));
     assert_eq!(server.pop_writable(), None);
     assert_eq!(server.capacity(keys[0]), 7);
-    server.check();
+    server.assert_invariants();
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection against a scripted peer (`rules`, `flows`, `windows`, `ending`), in any split (`splits`), and
+//! A connection against a scripted peer (`rules`, `flows`, `windows`, `ending`, `timers`), in any split (`splits`), and
 //! against another connection in virtual time (`pair`).
 
 mod ending;
@@ -7,6 +7,7 @@ mod flows;
 mod pair;
 mod rules;
 mod splits;
+mod timers;
 mod windows;
 
 use super::*;
@@ -150,31 +151,4 @@ fn flowing(server: &mut Connection, id: u32) -> StreamKey {
     server.respond(key, &ok()).unwrap();
     sent(server);
     key
-}
-
-impl Connection {
-    /// What must hold between any two calls.
-    fn check(&mut self) {
-        let core = &mut self.core;
-        if core.failed.is_some() {
-            return;
-        }
-        let mut held = 0;
-        let mut active = 0;
-        for (_, stream) in core.streams.iter_mut() {
-            held += i64::from(stream.held - stream.set_aside);
-            active += usize::from(!stream.is_closed());
-            if stream.recv != Half::Ended {
-                let window = stream.recv_window;
-                let sum = window.left() + i64::from(window.owed()) + i64::from(stream.held);
-                assert_eq!(sum, i64::from(core.stream_window), "stream {}", stream.id);
-            }
-        }
-        let window = core.recv_window;
-        assert!(window.left() >= 0);
-        let size = i64::from(core.config.connection_window.max(DEFAULT_WINDOW));
-        assert_eq!(window.left() + i64::from(window.owed()) + held, size);
-        assert_eq!(core.active, active);
-        assert!(core.parked.len() <= 2 * core.streams.len() + 65);
-    }
 }

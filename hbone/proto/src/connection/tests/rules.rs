@@ -216,7 +216,7 @@ fn requests_that_are_no_connect_are_answered_here() {
         assert_eq!(server.streams(), 0);
         // What was on its way costs nobody anything.
         assert_eq!(feed(&mut server, &data(1, 1, b"late")).unwrap(), []);
-        server.check();
+        server.assert_invariants();
     }
 }
 
@@ -325,7 +325,7 @@ fn floods_are_told_to_calm_down() {
         let mut id = 1;
         let error = loop {
             match feed(&mut server, &attack(id)) {
-                Ok(_) => server.check(),
+                Ok(_) => server.assert_invariants(),
                 Err(error) => break error,
             }
             sent(&mut server);
@@ -388,5 +388,5 @@ fn streams_beyond_the_limit_are_refused_and_may_be_retried() {
     feed(&mut server, &data(5, 0, b"on its way")).unwrap();
     feed(&mut server, &reset_frame(1, ErrorCode::CANCEL)).unwrap();
     opened(&mut server, 7);
-    server.check();
+    server.assert_invariants();
 }

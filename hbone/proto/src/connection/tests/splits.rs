@@ -34,7 +34,7 @@ fn play(connection: &mut Connection, pieces: &[&[u8]]) -> (Vec<Seen>, Option<Con
                 seen.push(Seen::Data(stream, piece[range].to_vec(), end));
             }
         }
-        connection.check();
+        connection.assert_invariants();
         if let Err(error) = outcome {
             return (seen, Some(error));
         }

@@ -50,7 +50,7 @@ fn bytes_of_dead_streams_are_credited_to_the_connection() {
             }
         }
         feed(&mut server, &data(id, 0, &chunk[..20_000])).unwrap();
-        server.check();
+        server.assert_invariants();
     }
 }
 
@@ -66,7 +66,7 @@ fn bytes_set_aside_are_credited_once() {
     let other = flowing(&mut server, 3);
     feed(&mut server, &data(1, 0, &[0; 60_000])).unwrap();
     server.set_aside(slow, 60_000);
-    server.check();
+    server.assert_invariants();
     let frames = sent(&mut server);
     assert_eq!(
         (frames.len(), frames[0].0.stream),
@@ -75,13 +75,13 @@ fn bytes_set_aside_are_credited_once() {
     );
     feed(&mut server, &data(3, 0, &[0; 60_000])).unwrap();
     server.set_aside(slow, 1);
-    server.check();
+    server.assert_invariants();
     server.consumed(slow, 10_000);
-    server.check();
+    server.assert_invariants();
     server.reset(slow, ErrorCode::CANCEL);
-    server.check();
+    server.assert_invariants();
     server.consumed(other, 60_000);
-    server.check();
+    server.assert_invariants();
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_stream_that_dies_inside_a_frame() {
     assert_eq!(feed(&mut server, &bytes[..50]).unwrap().len(), 1);
     server.reset(key, ErrorCode::CANCEL);
     assert_eq!(feed(&mut server, &bytes[50..]).unwrap(), []);
-    server.check();
+    server.assert_invariants();
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_small_window_is_in_force_once_acknowledged() {
         (frames[0].0.stream, &frames[0].1[..]),
         (1, &1000u32.to_be_bytes()[..])
     );
-    server.check();
+    server.assert_invariants();
     let error = feed(&mut server, &data(1, 0, &[0; 101])).unwrap_err();
     assert_eq!(error.token, "stream_window_exceeded");
 }
