@@ -74,7 +74,7 @@ bench: ## No mesh, Envoy and nodemesh side by side; QUICK=1 takes under 3 minute
 
 wheel: ## Build the one wheel, with the Rust core inside
 	@scripts/setup test
-	@$(PY) -m maturin build --release --locked --out dist
+	@$(PY) -m maturin build --release --locked --target-dir hbone/target/wheel --out dist
 
 lock: ## Renew the locked Python requirements from pyproject.toml
 	@scripts/setup test

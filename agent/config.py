@@ -7,7 +7,9 @@ node's name, so that two nodes can live on one machine (the lab does that).
 """
 
 import re
+import tomllib
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
@@ -155,9 +157,14 @@ def check_node_name(node: str) -> None:
         )
 
 
+@cache
 def agent_version() -> str:
-    """Return the version of the installed package; ``unknown`` in a bare working tree."""
+    """Return the version of the installed package, or of the checkout that this runs from."""
     try:
         return version("nodemesh")
     except PackageNotFoundError:
+        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    try:
+        return f"{tomllib.loads(project.read_text())['project']['version']}+checkout"
+    except OSError:
         return "unknown"

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol, cast
 
 from mesh.model.errors import MeshError
@@ -137,15 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _version() -> str:
-    import tomllib  # noqa: PLC0415 - rarely needed
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from agent.config import agent_version  # noqa: PLC0415 - rarely needed
 
-    try:
-        return version("nodemesh")
-    except PackageNotFoundError:
-        project = Path(__file__).resolve().parents[1] / "pyproject.toml"
-        with project.open("rb") as file:
-            return f"{tomllib.load(file)['project']['version']} (checkout)"
+    return agent_version()
 
 
 if __name__ == "__main__":
