@@ -231,6 +231,11 @@ inline_only void capture(struct bpf_sock_addr *ctx, struct dial *dial, struct so
 	u32 port = bpf_get_prandom_u32() % MESH_CAPTURE_PORTS;
 	struct address address;
 
+	/* Nobody listens on port 0, and no CONNECT can name it. */
+	if (!dial->port) {
+		dial->reason = REASON_NO_SERVICE_PORT;
+		return;
+	}
 	if (!capture_address(ctx, enrollment, state->netns_cookie, dial->family, &address)) {
 		dial->reason = REASON_NO_CAPTURE_ADDRESS;
 		return;

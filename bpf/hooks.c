@@ -14,9 +14,10 @@ inline_only int connect_common(struct bpf_sock_addr *ctx, struct dial *dial)
 		return CONNECT_PASS;
 	if (dial->protocol == IPPROTO_TCP)
 		return connect_tcp(ctx, dial, enrollment, netns_cookie);
-	if (dial->protocol == IPPROTO_UDP)
-		return connect_udp(ctx, dial, netns_cookie, enrollment->workload_id);
-	return CONNECT_PASS;
+	/* Echo requests, which have no port. */
+	if (dial->protocol == IPPROTO_ICMP || dial->protocol == IPPROTO_ICMPV6)
+		return CONNECT_PASS;
+	return connect_udp(ctx, dial, enrollment, netns_cookie);
 }
 
 inline_only int sendmsg_common(struct bpf_sock_addr *ctx, struct dial *dial)
@@ -93,7 +94,7 @@ int mesh_sendmsg4(struct bpf_sock_addr *ctx)
 	int verdict;
 
 	READ_DIAL4(dial);
-	dial.protocol = IPPROTO_UDP;
+	dial.protocol = IPPROTO_UDP; /* or UDP-Lite, which goes where UDP does */
 	verdict = sendmsg_common(ctx, &dial);
 	if (verdict == CONNECT_PASS && dial.rewritten)
 		WRITE_ADDRESS4(dial.address, dial.port);
@@ -106,7 +107,7 @@ int mesh_sendmsg6(struct bpf_sock_addr *ctx)
 	int verdict;
 
 	READ_DIAL6(dial);
-	dial.protocol = IPPROTO_UDP;
+	dial.protocol = IPPROTO_UDP; /* or UDP-Lite, which goes where UDP does */
 	verdict = sendmsg_common(ctx, &dial);
 	if (verdict == CONNECT_PASS && dial.rewritten)
 		WRITE_ADDRESS6(dial.address, dial.port);

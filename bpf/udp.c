@@ -81,7 +81,7 @@ inline_only void forget_endpoint(struct bpf_sock *sk, struct udp_state *state,
 	struct socket_state *connected = sockets.sk_storage_get(sk, 0, 0);
 	u32 i;
 
-	if (connected && connected->upstream_port == dial->port &&
+	if (connected && sk->dst_port == dial->port && connected->upstream_port == dial->port &&
 	    address_equal(&connected->upstream, &dial->address))
 		return;
 #pragma unroll
@@ -185,9 +185,11 @@ inline_only bool is_address_probe(const struct dial *dial)
 {
 	struct frontend_key key = {};
 
-	if (dial->port == 0)
-		return true;
 	key.address = dial->address;
+	if (dial->protocol != IPPROTO_UDP)
+		return false;
+	if (dial->port == 0)
+		return frontends.lookup(&key) != NULL;
 	key.port = dial->port;
 	key.protocol = IPPROTO_UDP;
 	if (frontends.lookup(&key))
@@ -196,27 +198,49 @@ inline_only bool is_address_probe(const struct dial *dial)
 	return frontends.lookup(&key) != NULL;
 }
 
-inline_only int connect_udp(struct bpf_sock_addr *ctx, struct dial *dial, u64 netns_cookie,
-			    u32 source)
+/*
+ * What a connected socket sends passes no hook, so a VIP without such a UDP port must not be its
+ * peer. The pod's own address gives the same answer to getsockname(), and whoever sends after all
+ * is told at once that nobody is there.
+ */
+inline_only bool point_at_self(struct bpf_sock_addr *ctx, struct dial *dial,
+			       const struct enrollment *enrollment, u64 netns_cookie)
+{
+	struct address address;
+
+	if (!capture_address(ctx, enrollment, netns_cookie, dial->family, &address))
+		return false;
+	dial->address = address;
+	dial->port = enrollment->capture_ports[0];
+	dial->rewritten = true;
+	return true;
+}
+
+/* Also for protocols that no service has: a VIP is on no wire. */
+inline_only int connect_udp(struct bpf_sock_addr *ctx, struct dial *dial,
+			    const struct enrollment *enrollment, u64 netns_cookie)
 {
 	struct address original = dial->address;
 	__be16 original_port = dial->port;
+	u32 source = enrollment->workload_id;
 	struct socket_state *state;
-	int verdict;
 
-	if (is_address_probe(dial))
+	if (is_address_probe(dial)) {
+		if (!point_at_self(ctx, dial, enrollment, netns_cookie))
+			return refuse(REASON_NO_CAPTURE_ADDRESS);
+	} else if (resolve_udp(ctx, dial, source) != CONNECT_PASS) {
+		return CONNECT_REFUSE;
+	}
+	if (!dial->rewritten || !ctx->sk)
 		return CONNECT_PASS;
-	verdict = resolve_udp(ctx, dial, source);
-	if (verdict != CONNECT_PASS || !dial->rewritten || !ctx->sk)
-		return verdict;
 	state = sockets.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!state) {
 		count_statistic(STATISTIC_STATE_LOST);
-		return verdict;
+		return CONNECT_PASS;
 	}
 	dial->route = ROUTE_DIRECT;
 	fill_state(state, dial, &original, original_port, netns_cookie, source);
-	return verdict;
+	return CONNECT_PASS;
 }
 
 /* The VIP for which `from` has answered last; NULL where the socket has none there. */

@@ -373,3 +373,17 @@ def test_a_family_that_the_pod_lacks_is_refused(node: Node, make_pod: MakePod) -
     assert pod.run(dial) == errno.EADDRNOTAVAIL
     (event,) = node.events(EventKind.DENIED)
     assert event.reason is Reason.NO_CAPTURE_ADDRESS
+
+
+def test_port_0_is_refused_at_once(node: Node, make_pod: MakePod) -> None:
+    """As by a peer that answers: no CONNECT could name it."""
+    pod = make_pod()
+    node.enrol(pod)
+
+    def dial() -> int:
+        with socket.socket() as client:
+            client.settimeout(2)
+            return client.connect_ex((REMOTE_V4, 0))
+
+    assert pod.run(dial) == errno.ECONNREFUSED
+    assert node.accept(pod, 0.05) is None

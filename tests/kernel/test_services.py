@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIPs: TCP and UDP, chosen endpoints, true peer and reply addresses, nowhere to go."""
 
+import ctypes
 import errno
 import socket
 import threading
@@ -158,22 +159,54 @@ def test_nowhere_to_go_fails_at_once(
     assert (str(event.original), event.original_port) == (VIP4, port)
 
 
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("port", [0, 80])
 def test_sorting_addresses_as_getaddrinfo_does_is_not_refused(
-    node: Node, make_pod: MakePod, port: int
+    node: Node, make_pod: MakePod, port: int, version: int
 ) -> None:
-    """A UDP connect to the port of a TCP service, only to learn the source address."""
+    """A UDP connect to the port of a TCP service, only to learn the source address.
+
+    Whoever sends after all reaches nobody: the VIP is on no wire.
+    """
     pod = make_pod()
-    node.add_service(VIP4, 80, [(REMOTE_V4, 8080)])
+    vip, own = (VIP4, pod.v4) if version == 4 else (VIP6, pod.v6)
+    node.add_service(vip, 80, [(REMOTE_V4, 8080)])
     node.enrol(pod)
 
-    def ask() -> str:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.connect((VIP4, port))
-            return str(client.getsockname()[0])
+    def ask() -> tuple[str, tuple[str, int], int]:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(1)
+            client.connect((vip, port))
+            names = str(client.getsockname()[0]), client.getpeername()[:2]
+            client.send(b"lost")
+            try:
+                client.recv(10)
+            except OSError as error:
+                return *names, error.errno or 0
+            return *names, 0
 
-    assert pod.run(ask) == pod.v4
+    assert pod.run(ask) == (own, (vip, port), errno.ECONNREFUSED)
     assert node.events(EventKind.DENIED, 0.05) == []
+
+
+def test_a_disconnected_udp_socket_hears_the_endpoint_itself(node: Node, make_pod: MakePod) -> None:
+    """Connected to the VIP, dissolved (AF_UNSPEC), then straight to the endpoint."""
+    pod, server_pod = make_pod(), make_pod()
+    node.add_service(VIP4, 53, [(server_pod.v4, 5353)], protocol=Protocol.UDP)
+    node.enrol(pod, server_pod)
+
+    def ask() -> tuple[str, int]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(2)
+            client.connect((VIP4, 53))
+            unspecified = ctypes.create_string_buffer(16)
+            assert ctypes.CDLL(None).connect(client.fileno(), unspecified, 16) == 0
+            client.sendto(b"q", (server_pod.v4, 5353))
+            return client.recvfrom(100)[1]
+
+    with udp_echo(server_pod, server_pod.v4, 5353):
+        assert pod.run(ask) == (server_pod.v4, 5353)
 
 
 @pytest.mark.vm_short
