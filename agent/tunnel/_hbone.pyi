@@ -155,7 +155,10 @@ class Core:
     def remove_peers(self, workload_ids: list[int]) -> None:
         """Forget them and close their pooled tunnels at once."""
     def put_services(self, services: list[tuple[int, str]]) -> None:
-        """(service id, hostname): the names that ``forwarded: host=`` may refer to."""
+        """(service id, hostname): the names that ``forwarded: host=`` may refer to.
+
+        An empty hostname forgets the service.
+        """
     def counters(self) -> list[Counter]:
         """Asks every worker; blocks (GIL released) for at most a second."""
     def forget_counters(self, workload_ids: list[int]) -> None:

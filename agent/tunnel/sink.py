@@ -102,6 +102,7 @@ class TunnelSink:
             self._remove_pods(core, [uid for uid in self._pods if uid not in want.pods])
             self._remove_svids(core, want)
             self._remove_peers(core, want)
+            self._remove_services(core, want)
 
     def _put_services(self, core: "Core", want: TunnelWant) -> None:
         wanted = {int(row.key): row.hostname for row in want.tables.services.values()}
@@ -109,6 +110,14 @@ class TunnelSink:
         if changed:
             core.put_services(changed)
             self._services.update(changed)
+
+    def _remove_services(self, core: "Core", want: TunnelWant) -> None:
+        wanted = {int(row.key) for row in want.tables.services.values()}
+        gone = [number for number in self._services if number not in wanted]
+        if gone:
+            core.put_services([(number, "") for number in gone])
+            for number in gone:
+                del self._services[number]
 
     def _put_peers(self, core: "Core", want: TunnelWant) -> None:
         if want.tables.peers is self._peer_rows:

@@ -164,7 +164,7 @@ impl Core {
         self.tell_all(|| Message::RemovePeers(ids.clone()))
     }
 
-    /// The hostnames that `forwarded: host=` tells.
+    /// The hostnames that `forwarded: host=` tells; an empty one forgets the service.
     pub fn put_services(&self, services: Vec<(u32, Box<str>)>) -> Result<(), Error> {
         let services: Arc<[(u32, Box<str>)]> = services.into();
         self.tell_all(|| Message::PutServices(services.clone()))

@@ -108,6 +108,12 @@ pub fn shutdown_write(fd: impl AsFd) {
     let _ = rustix::net::shutdown(fd, Shutdown::Write);
 }
 
+/// Whether the other end has acknowledged everything sent so far, FIN included: a reset from here on
+/// takes nothing back.
+pub fn has_delivered_all(fd: impl AsFd) -> bool {
+    sockopt::unacknowledged(fd.as_fd()).is_ok_and(|count| count == 0)
+}
+
 pub fn receive(fd: impl AsFd, into: &mut [u8]) -> Result<usize, Errno> {
     retry(|| rustix::net::recv(fd.as_fd(), &mut *into, RecvFlags::empty())).map(|(count, _)| count)
 }

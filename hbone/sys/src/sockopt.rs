@@ -45,3 +45,22 @@ pub(crate) fn get_u64(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<u
         Err(io::Error::last_os_error())
     }
 }
+
+/// Bytes of a TCP socket that its peer has not acknowledged, FIN counted as one (SIOCOUTQ, tcp(7)).
+pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int at the pointer, which outlives the
+    // call, and `fd` is borrowed from an open descriptor.
+    let result = unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TIOCOUTQ,
+            std::ptr::from_mut(&mut count),
+        )
+    };
+    if result == 0 {
+        Ok(usize::try_from(count).unwrap_or(0))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -100,9 +100,10 @@ def test_nothing_is_removed_before_every_source_is_in_sync() -> None:
     sink.apply(core, TunnelWant(), may_remove=False)  # type: ignore[arg-type]
     assert core.take() == []
     sink.apply(core, TunnelWant(), may_remove=True)  # type: ignore[arg-type]
-    assert core.names() == ["remove_workload", "remove_svid", "remove_peers"]
+    removed = ["remove_workload", "remove_svid", "remove_peers", "put_services"]
+    assert core.names() == removed, "a service under an empty name is forgotten"
     sink.apply(core, WANT, may_remove=True)  # type: ignore[arg-type]
-    assert core.names() == ["put_peers", "put_svid", "put_workload"]
+    assert core.names() == ["put_services", "put_peers", "put_svid", "put_workload"]
 
 
 def test_a_peer_that_leaves_the_mesh_is_removed_though_its_row_stays() -> None:

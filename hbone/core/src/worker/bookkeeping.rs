@@ -4,7 +4,7 @@
 use super::Worker;
 use super::stream::{About, Phase, Stream};
 use super::token::Token;
-use super::tunnel::{State, Tunnel};
+use super::tunnel::{Open, State, Tunnel};
 use super::tunnel_io::Lost;
 use crate::config::MAX_SERIES;
 use crate::counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo};
@@ -55,32 +55,9 @@ impl Worker {
         self.tunnel_left(&tunnel);
         let id = Token::Tunnel(handle).encode();
         match std::mem::replace(&mut tunnel.state, State::Closed) {
-            State::Open(mut open) => {
+            State::Open(open) => {
                 self.pool.remove(id);
-                let reached = if reason == Reason::None {
-                    Reason::TunnelLost
-                } else {
-                    reason
-                };
-                if reason == Reason::TlsHandshakeFailed {
-                    self.count_handshake_failed(reason);
-                }
-                for (_, user) in open.h2.take_streams() {
-                    match Token::decode(user) {
-                        Token::Stream(stream) if reason == Reason::Draining => {
-                            self.end_stream(stream, reached);
-                        }
-                        Token::Stream(stream) => self.cut_off(stream, reached),
-                        _ => {}
-                    }
-                }
-                self.tell_tunnel(
-                    EventKind::TunnelClosed,
-                    &tunnel,
-                    &open.peer_identity,
-                    reason,
-                    detail,
-                );
+                self.open_tunnel_closed(&tunnel, *open, reason, detail);
             }
             _ if tunnel.direction == Direction::Outbound => {
                 let reason = handshake_reason(reason);
@@ -96,6 +73,27 @@ impl Worker {
                 self.tell_tunnel(EventKind::HandshakeFailed, &tunnel, &nobody, reason, detail);
             }
         }
+    }
+
+    fn open_tunnel_closed(&mut self, tunnel: &Tunnel, mut open: Open, reason: Reason, why: String) {
+        if reason == Reason::TlsHandshakeFailed {
+            self.count_handshake_failed(reason);
+        }
+        let reached = match reason {
+            Reason::None => Reason::TunnelLost,
+            reason => reason,
+        };
+        for (_, user) in open.h2.take_streams() {
+            match Token::decode(user) {
+                Token::Stream(stream) if reason == Reason::Draining => {
+                    self.end_stream(stream, reached);
+                }
+                Token::Stream(stream) => self.cut_off(stream, reached),
+                _ => {}
+            }
+        }
+        let identity = &open.peer_identity;
+        self.tell_tunnel(EventKind::TunnelClosed, tunnel, identity, reason, why);
     }
 
     /// GOAWAY, an alert or close_notify, as far as the socket takes it at once.

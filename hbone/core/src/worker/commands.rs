@@ -51,10 +51,9 @@ impl Worker {
             Message::PutPeers(peers) => peers.iter().for_each(|peer| self.put_peer(peer)),
             Message::RemovePeers(ids) => ids.iter().for_each(|&id| self.remove_peer(id)),
             Message::PutServices(services) => {
-                for (id, name) in services.iter() {
-                    self.services.insert(*id, name.clone());
-                    self.service_ids.insert(name.clone(), *id);
-                }
+                services
+                    .iter()
+                    .for_each(|(id, name)| self.put_service(*id, name));
             }
             Message::Counters(reply) => drop(reply.send(self.snapshot_counters())),
             Message::ForgetCounters(ids) => self.counters.retain(|key, _| {
@@ -73,6 +72,19 @@ impl Worker {
                 self.next_tick = self.now;
             }
             Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// Under an empty name it is forgotten.
+    fn put_service(&mut self, id: u32, name: &str) {
+        if let Some(old) = self.services.remove(&id)
+            && self.service_ids.get(&old) == Some(&id)
+        {
+            self.service_ids.remove(&old);
+        }
+        if !name.is_empty() {
+            self.services.insert(id, name.into());
+            self.service_ids.insert(name.into(), id);
         }
     }
 

@@ -50,14 +50,14 @@ impl Worker {
         stream.local_ended = true;
         stream.deadline = Some(self.now + self.config.half_close_idle);
         if stream.write_shut {
-            self.end_stream(handle, reason);
+            self.begin_discarding(handle);
         } else {
             self.finish_writing(handle);
         }
     }
 
-    /// The application has everything. Closing now would answer its next bytes with RST, and that
-    /// would drop what it has not read: they are read away until it closes.
+    /// All is written. Closing now would answer the application's next bytes with RST, and that would
+    /// drop what its kernel has not taken: until it has, they are read away.
     pub(super) fn begin_discarding(&mut self, handle: Handle) {
         self.release_carrier(handle);
         self.discard(handle);
@@ -71,10 +71,9 @@ impl Worker {
         let mut scratch = [0; 16 * 1024];
         for _ in 0..DISCARDS_PER_TURN {
             match socket::receive(&stream.fd, &mut scratch) {
-                Ok(0) => return self.end_stream(handle, reason),
-                Ok(_) => {}
-                Err(Errno::AGAIN) => return,
-                Err(_) => return self.end_stream(handle, reason),
+                Ok(count) if count > 0 && !socket::has_delivered_all(&stream.fd) => {}
+                Err(Errno::AGAIN) if !socket::has_delivered_all(&stream.fd) => return,
+                _ => return self.end_stream(handle, reason),
             }
         }
         let token = Token::Stream(handle).encode();

@@ -7,7 +7,6 @@
 use super::Worker;
 use super::stream::Phase;
 use super::token::Token;
-use super::tunnel::State;
 use crate::slab::Handle;
 use hbone_proto::Reason;
 
@@ -46,31 +45,14 @@ impl Worker {
     fn check_tunnels(&mut self) {
         let clock = self.millis();
         for handle in self.tunnels.handles() {
-            let Some(tunnel) = self.tunnels.get_mut(handle) else {
+            let Some(tunnel) = self.tunnels.get(handle) else {
                 continue;
             };
             if tunnel.put_off {
                 self.turn_again(handle);
             }
-            let Some(tunnel) = self.tunnels.get_mut(handle) else {
-                continue;
-            };
-            if tunnel.deadline.is_some_and(|at| at <= self.now) {
-                let lost = match tunnel.state {
-                    State::Connecting(..) => {
-                        (Reason::UpstreamConnectTimeout, "no answer to TCP connect")
-                    }
-                    State::Handshaking(_) => (
-                        Reason::TlsHandshakeFailed,
-                        "the handshake did not end in time",
-                    ),
-                    _ => (Reason::Draining, "the drain's deadline has passed"),
-                };
-                self.close_tunnel(handle, (lost.0, lost.1.into()));
-                continue;
-            }
-            if let Some(why) = self.overdue(&self.tunnels[handle]) {
-                self.close_tunnel(handle, (Reason::TunnelLost, why.into()));
+            if let Some((reason, why)) = self.overdue(&self.tunnels[handle]) {
+                self.close_tunnel(handle, (reason, why.into()));
                 continue;
             }
             let Some(open) = self.tunnels[handle].open_mut() else {

@@ -99,22 +99,36 @@ impl Worker {
                     .is_some_and(|share| share.stalled >= MAX_STALLED_PER_ADDRESS)
     }
 
-    /// Why a tunnel has held something for too long, if it has.
-    pub(super) fn overdue(&self, tunnel: &Tunnel) -> Option<&'static str> {
+    /// Why a tunnel has taken too long with something, if it has.
+    pub(super) fn overdue(&self, tunnel: &Tunnel) -> Option<(Reason, &'static str)> {
         let older = |since: Instant, limit| self.now.saturating_duration_since(since) >= limit;
+        if tunnel.deadline.is_some_and(|at| at <= self.now) {
+            return Some(match tunnel.state {
+                State::Connecting(..) => {
+                    (Reason::UpstreamConnectTimeout, "no answer to TCP connect")
+                }
+                State::Handshaking(_) => (
+                    Reason::TlsHandshakeFailed,
+                    "the handshake did not end in time",
+                ),
+                _ => (Reason::Draining, "the drain's deadline has passed"),
+            });
+        }
         let patience = if self.buffers.is_scarce() {
             STALLED_UNDER_PRESSURE
         } else {
             STALLED
         };
         if tunnel.stalled.is_some_and(|since| older(since, patience)) {
-            return Some("the peer reads nothing any more");
+            return Some((Reason::TunnelLost, "the peer reads nothing any more"));
         }
         let hurried = self.half_open > MAX_HALF_OPEN / 2
             && tunnel.direction == Direction::Inbound
             && matches!(tunnel.state, State::Handshaking(_));
-        (hurried && older(tunnel.opened, HURRIED_HANDSHAKE))
-            .then_some("the handshake was slow while too many were under way")
+        (hurried && older(tunnel.opened, HURRIED_HANDSHAKE)).then_some((
+            Reason::TlsHandshakeFailed,
+            "the handshake was slow while too many were under way",
+        ))
     }
 
     /// Ends streams until what applications have not taken is within bounds.
