@@ -55,8 +55,8 @@ class Reason(IntEnum):
 EXPLANATIONS: dict[Reason, str] = {
     Reason.NONE: "The connection ended in order.",
     Reason.POLICY_DENY: "A policy refuses this connection.",
-    Reason.NO_FLOW_RECORD: "A connection reached a capture port but the kernel left no flow record "
-    "for it: nothing says where it wanted to go, so it is closed. Likely a process that dialled the "
+    Reason.NO_FLOW_RECORD: "A connection reached a capture port but the kernel left no flow "
+    "record for it: nothing says where it wanted to go, so it is closed. Likely a process that dialled the "
     "capture port itself.",
     Reason.FLOW_RECORD_POISONED: "Two unread flow records met under one key, so neither can be "
     "trusted to belong to this connection. The client may try again at once.",
@@ -73,7 +73,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.PEER_IDENTITY_MISMATCH: "The peer proved an identity, but not one that the workload at "
     "this address may have.",
     Reason.H2_PROTOCOL_ERROR: "The peer broke HTTP/2 or exceeded a limit; its tunnel was closed.",
-    Reason.CONNECT_DENIED: "The far agent answered CONNECT with 401: its policy refuses the client.",
+    Reason.CONNECT_DENIED: "The far agent answered CONNECT with 401: its policy refuses the "
+    "client.",
     Reason.CONNECT_UNAVAILABLE: "The far agent answered CONNECT with 503: the application refused "
     "the connection, or the workload is not (or no longer) there.",
     Reason.CONNECT_BAD_REQUEST: "The far agent answered CONNECT with another status: it did not "
@@ -83,8 +84,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.DRAINING: "The agent is draining and takes no new connections.",
     Reason.IDLE_TIMEOUT: "One side had closed and the other stayed idle beyond the limit.",
     Reason.APP_CONNECT_FAILED: "The application in the pod refused or did not answer the dial.",
-    Reason.BAD_AUTHORITY: "The CONNECT authority is malformed or names another address than the one "
-    "that was dialled.",
+    Reason.BAD_AUTHORITY: "The CONNECT authority is malformed or names another address than the "
+    "one that was dialled.",
     Reason.UNKNOWN_WORKLOAD: "The CONNECT authority names no workload of this node.",
     Reason.NOT_CONNECT: "A request on the HBONE port used another method than CONNECT.",
     Reason.NO_ENDPOINT: "The service has no healthy endpoint.",
@@ -96,6 +97,6 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.APP_RESET: "The application reset its connection.",
     Reason.RESOURCE_LIMIT: "A limit of the agent (file descriptors, memory, streams) was reached.",
     Reason.WORKLOAD_REMOVED: "The workload left the mesh or the node.",
-    Reason.NO_CAPTURE_ADDRESS: "The pod has no address of the family that this connection needs, so "
-    "it cannot be captured.",
+    Reason.NO_CAPTURE_ADDRESS: "The pod has no address of the family that this connection needs, "
+    "so it cannot be captured.",
 }

@@ -53,7 +53,7 @@ def test_no_source_is_too_long() -> None:
 def test_no_path_of_a_machine_and_no_unfinished_mark(pattern: str) -> None:
     found = []
     for path in tracked():
-        if path.suffix in {".lock"} or path == Path(__file__):
+        if path.suffix == ".lock" or path == Path(__file__):
             continue
         try:
             text = path.read_text()
