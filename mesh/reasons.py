@@ -56,8 +56,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NONE: "The connection ended in order.",
     Reason.POLICY_DENY: "A policy refuses this connection.",
     Reason.NO_FLOW_RECORD: "A connection reached a capture port but the kernel left no flow "
-    "record for it: nothing says where it wanted to go, so it is closed. Likely a process that dialled the "
-    "capture port itself.",
+    "record for it: nothing says where it wanted to go, so it is closed. Likely a process that "
+    "dialled the capture port itself.",
     Reason.FLOW_RECORD_POISONED: "Two unread flow records met under one key, so neither can be "
     "trusted to belong to this connection. The client may try again at once.",
     Reason.UPSTREAM_UNKNOWN: "The flow record names a workload that the agent does not know (any "
