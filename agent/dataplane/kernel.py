@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import re
+import stat
 from pathlib import Path
 
 from agent.errors import AttachError, LoadError
@@ -13,11 +14,13 @@ __all__ = [
     "agent_cgroup_id",
     "cgroup2_mount",
     "cgroup_id",
+    "check_btf",
     "check_kernel",
     "ensure_bpffs",
     "ensure_headers",
     "find_cgroup",
     "has_mptcp",
+    "make_private",
 ]
 
 KERNEL_FLOOR = (6, 1)
@@ -43,6 +46,33 @@ def check_kernel(release: str | None = None) -> None:
             f"Linux {text} is too old: nodemesh needs {KERNEL_FLOOR[0]}.{KERNEL_FLOOR[1]} or later;"
             f" this kernel lacks {lacks}."
         )
+
+
+def check_btf(path: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
+    """Raises LoadError where the kernel cannot say what its structs look like.
+
+    Socket storage and the look at MPTCP sockets need it.
+    """
+    if not path.exists():
+        raise LoadError(
+            f"This kernel was built without CONFIG_DEBUG_INFO_BTF ({path} is missing); nodemesh"
+            " keeps its state in BPF socket storage, which needs it."
+        )
+
+
+def make_private(directory: Path) -> None:
+    """Makes a directory of root's under bpffs, or finds it to be one.
+
+    Everybody may write to the top of bpffs. Raises AttachError for a directory or link that
+    somebody else made there: whoever owns a directory can put other maps in the place of ours.
+    """
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise AttachError(f"{directory} was made by somebody else (uid {found.st_uid}).")
+    if found.st_mode & 0o022:
+        directory.chmod(0o700)
 
 
 def has_mptcp() -> bool:

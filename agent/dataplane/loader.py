@@ -109,9 +109,12 @@ def load(pins: Pins, cgroup_name: str | None) -> Loaded:
     Raises LoadError, AbiMismatchError or AttachError with one sentence first.
     """
     kernel.check_kernel()
+    kernel.check_btf()
     cgroup = kernel.find_cgroup(cgroup_name)
     kernel.agent_cgroup_id(cgroup)
     kernel.ensure_bpffs(pins.bpffs)
+    for directory in (pins.node_root.parent, pins.node_root, pins.root):
+        kernel.make_private(directory)
     programs, compiled = ensure_programs(pins)
     guard = bpf.obj_get(str(programs / "guard_ingress"))
     loaded = Loaded(pins, cgroup, compiled, guard, bpf.program_id(guard))

@@ -90,7 +90,7 @@ class Dataplane:
         self._tables: dict[str, TableMap] = {}
         self._ring: RingReader | None = None
         self._generation = 0
-        self._workload_ids: frozenset[int] = frozenset()
+        self._workload_ids: frozenset[int] | None = None
 
     async def start(self) -> None:
         """Compiles or adopts the programs and attaches them; MeshError says what is in the way."""
@@ -183,12 +183,12 @@ class Dataplane:
         self._enrolling.remove_strangers()
 
     def _forget_series(self, tables: Tables) -> None:
-        """Totals of a workload that is gone go with it."""
-        known = frozenset(row.workload_id for row in tables.workloads.values())
-        gone = self._workload_ids - known
-        self._workload_ids = known
-        if gone:
-            forget_traffic(self._running.maps["traffic"], frozenset(gone))
+        """Totals of a workload that is gone go with it, also if no agent was there to see it go."""
+        known = {int(row.workload_id) for row in tables.workloads.values()}
+        known.update(int(row.workload_id) for row in tables.enrollments.values())
+        if self._workload_ids is None or self._workload_ids - known:
+            forget_traffic(self._running.maps["traffic"], known)
+        self._workload_ids = frozenset(known)
 
     async def run(self, on_change: Callable[[Sequence[EnrolledPod]], None]) -> None:
         """Looks after pods and maps until cancelled; ``on_change`` hears of pods that changed."""

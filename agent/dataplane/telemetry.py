@@ -5,6 +5,7 @@ import ctypes
 import struct
 import sys
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from agent.abi import structs
@@ -126,12 +127,12 @@ def read_traffic(fd: int) -> list[TrafficTotal]:
     return totals
 
 
-def forget_traffic(fd: int, gone: frozenset[int]) -> int:
-    """Deletes the totals that name a workload that is gone; returns how many."""
+def forget_traffic(fd: int, known: AbstractSet[int]) -> int:
+    """Deletes the totals that name a workload outside of ``known``; returns how many."""
     removed = 0
     for raw_key, _ in list(bpf.batch_items(fd, bpf.map_info(fd), batch=1024)):
         key = structs.TrafficKey.from_buffer_copy(raw_key)
-        if key.source_workload in gone or key.destination_workload in gone:
+        if not {key.source_workload, key.destination_workload} - {0} <= known:
             removed += bpf.map_delete(fd, raw_key)
     return removed
 

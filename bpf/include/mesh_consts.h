@@ -14,6 +14,7 @@
 #ifndef MESH_MAX_ENROLLMENTS
 #define MESH_MAX_ENROLLMENTS 4096 /* pods of one node */
 #endif
+#define MESH_DEVICE_CAPTURES 16 /* of one pod: the agent makes them for 8 devices, 2 families */
 #ifndef MESH_MAX_FRONTENDS
 #define MESH_MAX_FRONTENDS 65536 /* VIP and port pairs of the cluster */
 #endif

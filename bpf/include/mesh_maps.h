@@ -30,8 +30,8 @@
 MESH_MAP("array", u32, struct config, config, 1, 0);
 MESH_MAP("array", u32, struct nonce_secret, nonce_secrets, 1, BPF_F_RDONLY_PROG);
 MESH_MAP("hash", u64, struct enrollment, enrollments, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
-MESH_MAP("hash", struct device_capture_key, struct address, device_captures, MESH_MAX_ENROLLMENTS,
-	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct device_capture_key, struct address, device_captures,
+	 MESH_MAX_ENROLLMENTS *MESH_DEVICE_CAPTURES, BPF_F_NO_PREALLOC);
 MESH_MAP("hash", u32, struct guarded_pod, guarded_pods, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
 MESH_MAP("hash", struct frontend_key, struct frontend, frontends, MESH_MAX_FRONTENDS,
 	 BPF_F_NO_PREALLOC);
