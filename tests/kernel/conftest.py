@@ -2,6 +2,7 @@
 """One loaded dataplane for the session; pods are made per test and removed after it."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +10,19 @@ import pytest
 
 from agent.dataplane.cleanup import cleanup
 from tests.kernel.node import Node
-from tests.kernel.pods import Lan, Pod
+from tests.kernel.pods import SLOWNESS, Lan, Pod
 
 _HERE = Path(__file__).parent
+
+_settimeout = socket.socket.settimeout
+
+
+def _settimeout_slowly(self: socket.socket, value: float | None) -> None:
+    _settimeout(self, value and value * SLOWNESS)
+
+
+if SLOWNESS > 1:
+    socket.socket.settimeout = _settimeout_slowly  # type: ignore[method-assign]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.kernel)
+            limit = item.get_closest_marker("timeout")
+            if limit is not None and SLOWNESS > 1:
+                item.add_marker(pytest.mark.timeout(limit.args[0] * SLOWNESS), append=False)
             if lacking:
                 item.add_marker(pytest.mark.skip(reason=lacking))
 

@@ -31,7 +31,7 @@ from mesh.tables import (
     WorkloadId,
     WorkloadRow,
 )
-from tests.kernel.pods import Lan, Pod
+from tests.kernel.pods import SLOWNESS, Lan, Pod
 
 REMOTE_V4, REMOTE_V6 = "10.240.0.5", "fd24::5"
 REMOTE_ID = 500
@@ -193,7 +193,7 @@ class Node:
 
     def accept(self, pod: Pod, timeout: float = 1.0) -> Accepted | None:
         """The next captured connection of the pod; None where none comes."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * SLOWNESS
         while time.monotonic() < until:
             for fd in self.enrolled(pod).capture_listeners:
                 with socket.socket(fileno=os.dup(fd)) as listener:
@@ -217,7 +217,7 @@ class Node:
 
     def events(self, kind: EventKind, timeout: float = 1.0) -> list[KernelEvent]:
         """The waiting events of a kind, waiting for the first."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * SLOWNESS
         while time.monotonic() < until:
             found = [event for event in self.dataplane.events() if event.kind is kind]
             if found:

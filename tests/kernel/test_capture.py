@@ -20,12 +20,11 @@ from tests.kernel.pods import Pod
 MakePod = Callable[..., Pod]
 
 
-@pytest.mark.vm_short
 @pytest.mark.parametrize(
     ("family", "address", "original"),
     [
-        (socket.AF_INET, REMOTE_V4, REMOTE_V4),
-        (socket.AF_INET6, REMOTE_V6, REMOTE_V6),
+        pytest.param(socket.AF_INET, REMOTE_V4, REMOTE_V4, marks=pytest.mark.vm_short),
+        pytest.param(socket.AF_INET6, REMOTE_V6, REMOTE_V6, marks=pytest.mark.vm_short),
         (socket.AF_INET6, f"::ffff:{REMOTE_V4}", REMOTE_V4),
     ],
     ids=["v4", "v6", "v4-mapped"],

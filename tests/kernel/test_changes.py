@@ -105,7 +105,6 @@ def test_nothing_leaks_while_a_pods_addresses_change(node: Node, make_pod: MakeP
     assert dialler.codes[0] > 100
 
 
-@pytest.mark.vm_short
 def test_nothing_leaks_while_the_agent_restarts(node: Node, make_pod: MakePod) -> None:
     pod, remote = make_pod(), make_pod()
     node.enrol(pod)

@@ -79,8 +79,9 @@ def _total(node: Node, source: Pod, destination: Pod, reason: Reason = Reason.NO
     return found
 
 
-@pytest.mark.vm_short
-@pytest.mark.parametrize("closer", ["client", "server", "half", "reset"])
+@pytest.mark.parametrize(
+    "closer", [pytest.param("client", marks=pytest.mark.vm_short), "server", "half", "reset"]
+)
 def test_direct_connections_are_accounted_to_the_byte(
     node: Node, make_pod: MakePod, closer: str
 ) -> None:
@@ -156,6 +157,26 @@ def test_totals_of_a_workload_that_is_gone_go_with_it(node: Node, make_pod: Make
     node.apply()
     totals = node.runner.run(node.dataplane.counters())
     assert not [one for one in totals if number in (one.source_workload, one.destination_workload)]
+
+
+def test_totals_of_a_workload_that_went_unseen_go_too(node: Node, make_pod: MakePod) -> None:
+    """It left while no agent was there."""
+    pod, other = make_pod(), make_pod()
+    node.enrol(pod, other)
+    server = other.serve(8080)
+    pod.run(lambda: socket.create_connection((other.v4, 8080), 2).close())
+    server.accept()
+    gone = node.enrolled(other).workload_id
+    assert gone in {one.destination_workload for one in node.runner.run(node.dataplane.counters())}
+    node.stop()
+    node.start_again()
+    node.drop_pod(other)
+    node.apply(in_sync=False)
+    assert gone in {one.destination_workload for one in node.runner.run(node.dataplane.counters())}
+    node.apply()
+    assert gone not in {
+        one.destination_workload for one in node.runner.run(node.dataplane.counters())
+    }
 
 
 def test_lost_events_are_counted(node: Node, make_pod: MakePod) -> None:

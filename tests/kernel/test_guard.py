@@ -21,8 +21,7 @@ MakePod = Callable[..., Pod]
 VIP4 = "10.96.0.10"
 
 
-@pytest.mark.vm_short
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.vm_short)])
 def test_same_node_connection_is_attested(node: Node, make_pod: MakePod, version: int) -> None:
     pod, server_pod = make_pod(), make_pod()
     node.enrol(pod, server_pod)
@@ -115,7 +114,6 @@ def _send_frame(frame: bytes) -> None:
         raw.send(frame)
 
 
-@pytest.mark.vm_short
 def test_a_forged_nonce_proves_nothing(node: Node, make_pod: MakePod) -> None:
     """Raw SYNs with the victim's address and a made up nonce of either form."""
     victim, forger, server_pod = make_pod(), make_pod(), make_pod()
@@ -214,8 +212,7 @@ def test_unanswered_nonces_age(node: Node, make_pod: MakePod) -> None:
     assert node.map_size("nonces") == 0
 
 
-@pytest.mark.vm_short
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("version", [pytest.param(4, marks=pytest.mark.vm_short), 6])
 def test_capture_ports_are_closed_to_the_outside(
     node: Node, make_pod: MakePod, version: int
 ) -> None:
@@ -249,8 +246,9 @@ def test_a_pod_that_dials_its_own_capture_port_leaves_no_record(
     assert accepted.record is None
 
 
-@pytest.mark.vm_short
-@pytest.mark.parametrize("address", ["", "own", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["", pytest.param("own", marks=pytest.mark.vm_short), "127.0.0.1"]
+)
 def test_capture_ports_cannot_be_bound(node: Node, make_pod: MakePod, address: str) -> None:
     pod = make_pod()
     enrolled = node.enrol(pod)[0]

@@ -136,7 +136,6 @@ def test_maps_of_another_layout_are_refused(scratch: Pins) -> None:
     assert set(scratch.maps.iterdir()) == {scratch.maps / "workloads", scratch.maps / "endpoints"}
 
 
-@pytest.mark.vm_short
 def test_cleanup_removes_all_and_only_ours(scratch: Pins) -> None:
     lan = Lan(f"c{os.getpid()}")
     try:
@@ -204,6 +203,37 @@ def test_old_kernels_are_refused_by_name() -> None:
     with pytest.raises(LoadError, match=r"5\.10.* too old.*6\.1.*netns_cookie"):
         kernel.check_kernel("5.10.0-28-amd64")
     kernel.check_kernel("6.1.0-49-amd64")
+
+
+def test_what_a_kernel_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="CONFIG_DEBUG_INFO_BTF"):
+        kernel.check_btf(tmp_path / "vmlinux")
+    for words in (
+        "unknown func bpf_skc_to_mptcp_sock#196",
+        "program of this type cannot use helper bpf_skc_to_mptcp_sock#196",
+    ):
+        said = compiler._explain("load", "connect4", f"12: call\n{words}\nprocessed 9 insns")
+        assert said.startswith("This kernel lacks bpf_skc_to_mptcp_sock for the program connect4.")
+
+
+@pytest.mark.parametrize("kind", ["owner", "link"])
+def test_pins_of_somebody_else_are_refused(scratch: Pins, kind: str) -> None:
+    """Everybody may write to the top of bpffs, and make our directory before us."""
+    home = scratch.node_root
+    home.parent.mkdir(exist_ok=True)
+    if kind == "owner":
+        home.mkdir()
+        os.chown(home, 65534, 65534)
+    else:
+        home.symlink_to("/run")
+    lan = Lan(f"o{os.getpid()}")
+    try:
+        with pytest.raises(AttachError, match="somebody else"):
+            load(scratch, lan.cgroup_name)
+    finally:
+        lan.close()
+        if kind == "link":
+            home.unlink()
 
 
 def test_an_agent_among_its_pods_is_refused() -> None:
