@@ -51,6 +51,10 @@ rust: ## Tests of the Rust core
 	@scripts/setup test
 	@$(CARGO) test $(MANIFEST) --locked --workspace --exclude hbone-python
 
+fuzz: ## Run the fuzz targets (SECONDS=180 each; QUICK=1 for CI; TARGET=frames for one)
+	@scripts/setup run
+	@SECONDS_EACH=$(or $(SECONDS),180) QUICK=$(QUICK) SANITIZE=$(SANITIZE) REPLAY=$(REPLAY) scripts/fuzz $(TARGET)
+
 test-kernels: ## The kernel tests under Linux 6.1 and 6.12 (qemu)
 	$(need_root)
 	@scripts/setup vm
