@@ -78,10 +78,27 @@ impl fmt::Display for Forwarded {
         }
         if let Some(host) = &self.host {
             let separator = if self.source.is_some() { ";" } else { "" };
-            write!(f, "{separator}host={host}")?;
+            write!(f, "{separator}host=")?;
+            write_value(f, host)?;
         }
         Ok(())
     }
+}
+
+/// A token as it is, anything else quoted (RFC 7239 section 4): a host may not forge a `for`.
+fn write_value(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if value.bytes().all(is_token) {
+        return f.write_str(value);
+    }
+    f.write_str("\"")?;
+    for c in value.chars() {
+        if matches!(c, '"' | '\\') {
+            f.write_str("\\")?;
+        }
+        write!(f, "{c}")?;
+    }
+    f.write_str("\"")
 }
 
 #[cfg(test)]
@@ -97,6 +114,27 @@ mod tests {
             "",
         ] {
             assert_eq!(Forwarded::parse(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_no_token_is_quoted() {
+        for host in [
+            "a;for=10.0.0.1",
+            "a, for=10.0.0.1",
+            "a\"b\\",
+            " a ",
+            "web:80",
+        ] {
+            let forwarded = Forwarded {
+                source: Some("10.1.2.3:4".parse().unwrap()),
+                host: Some(host.into()),
+            };
+            assert_eq!(
+                Forwarded::parse(&forwarded.to_string()),
+                forwarded,
+                "{host}"
+            );
         }
     }
 
