@@ -90,8 +90,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NOT_CONNECT: "A request on the HBONE port used another method than CONNECT.",
     Reason.NO_ENDPOINT: "The service has no healthy endpoint.",
     Reason.NO_SERVICE_PORT: "The service address has no such port.",
-    Reason.CAPTURE_PORT_RESERVED: "An application tried to bind a port that the mesh reserved in "
-    "this pod for capture.",
+    Reason.CAPTURE_PORT_RESERVED: "An application tried to bind a port that the mesh needs in "
+    "this pod: a capture port, or 15008 elsewhere than on loopback.",
     Reason.CAPTURE_PORT_FROM_OUTSIDE: "A packet from outside the pod was addressed to a capture "
     "port and was dropped.",
     Reason.APP_RESET: "The application reset its connection.",
