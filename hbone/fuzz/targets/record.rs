@@ -94,8 +94,10 @@ fn step(sides: &mut [Side; 2], input: &mut Input<'_>) {
         2 => {
             let (typ, length) = (input.byte(), usize::from(input.byte()));
             let content = input.take(length);
-            // Application data, with or without an end of its own, comes out as it went in.
-            let sealed = (typ == 23).then_some(content);
+            // The type is the last byte that is not 0; zeros behind it are padding.
+            let inner = [content, &[typ]].concat();
+            let end = inner.iter().rposition(|&byte| byte != 0);
+            let sealed = end.filter(|&end| inner[end] == 23).map(|end| &inner[..end]);
             if let Ok(record) = fuzzing::seal_as(&mut from.session, typ, content) {
                 to.open(record, sealed);
             }

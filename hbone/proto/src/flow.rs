@@ -69,7 +69,9 @@ impl RecvWindow {
     /// If it may not.
     pub fn charge(&mut self, n: u32) -> Result<(), Overflow> {
         let left = self.left - i64::from(n);
-        if left < 0 {
+        // An empty frame (the end of a stream) needs no room, also where a lowered size left less
+        // than none (RFC 9113 sections 6.9 and 6.9.2).
+        if left < 0 && n > 0 {
             return Err(Overflow);
         }
         self.left = left;
@@ -137,6 +139,16 @@ mod tests {
         assert_eq!(window.left(), 50);
         assert_eq!(window.credit(49), None);
         assert_eq!(window.owed(), 49);
+    }
+
+    #[test]
+    fn a_stream_may_end_on_a_window_below_zero() {
+        let mut window = RecvWindow::new(100);
+        window.charge(60).unwrap();
+        assert_eq!(window.resize(10), None);
+        assert_eq!(window.left(), -50);
+        window.charge(0).unwrap();
+        assert_eq!(window.charge(1), Err(Overflow));
     }
 
     #[test]

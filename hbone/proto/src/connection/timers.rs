@@ -3,6 +3,7 @@
 
 use crate::error::{Blame, ConnectionError, ErrorCode};
 use crate::limits::STALL_CREDIT;
+use crate::stream::Stream;
 use crate::time::Millis;
 
 use super::Core;
@@ -116,12 +117,9 @@ impl Core {
         if now < since + self.config.stall_timeout {
             return Ok(());
         }
-        // Those that waited may be gone.
-        if !self
-            .parked
-            .iter()
-            .any(|&key| self.streams.get(key).is_some())
-        {
+        // Those that waited may be gone, or have ended: that needs no room.
+        let waits = |key| self.streams.get(key).is_some_and(Stream::may_send);
+        if !self.parked.iter().any(|&key| waits(key)) {
             self.stall.over();
             return Ok(());
         }

@@ -107,6 +107,10 @@ fn nobody_waits_nobody_stalls() {
     let (mut client, key) = blocked();
     client.reset(key, ErrorCode::CANCEL);
     pass(&mut client, day).unwrap();
+    // It had no more to say: the end needs no room.
+    let (mut client, key) = blocked();
+    client.data_header(key, 0, true).unwrap();
+    pass(&mut client, day).unwrap();
     // A slow app shuts its own stream only.
     let mut client = super::client();
     let key = client.open(&request(), 1).unwrap();
