@@ -5,8 +5,6 @@
  * the order common, connect, udp, bind, flows, guard.
  */
 #include <uapi/linux/bpf.h>
-#include <uapi/linux/in.h>
-#include <uapi/linux/in6.h>
 #include <uapi/linux/pkt_cls.h>
 #include <uapi/asm-generic/errno.h>
 

@@ -28,7 +28,8 @@ COMPILE_TIMEOUT_SECONDS = 300.0
 
 
 def _flags() -> list[str]:
-    flags = ["-Wall", "-Werror", f"-I{include_directory()}"]
+    """No -Werror: BCC's prologue draws in kernel headers, and newer ones warn under its clang."""
+    flags = ["-Wall", f"-I{include_directory()}"]
     if not kernel.has_mptcp():
         flags.append("-DMESH_NO_MPTCP")
     return flags

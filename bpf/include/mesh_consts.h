@@ -50,6 +50,12 @@
 #define MESH_AF_INET 2
 #define MESH_AF_INET6 10
 
+/* <uapi/linux/in.h> draws in kernel headers, which BCC cannot compile from 6.8 on. */
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+
 /* Where peers reach a pod: the agent listens there, in the pod, on the pod's own addresses. */
 #define HBONE_PORT 15008
 

@@ -183,6 +183,15 @@ def test_a_failed_compilation_names_file_and_line_and_leaves_nothing(
     assert list(scratch.root.iterdir()) == []
 
 
+@pytest.mark.skipif("NODEMESH_VM" in os.environ, reason="newer kernels' own headers warn")
+def test_the_sources_compile_without_a_warning(
+    scratch: Pins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = compiler._flags()
+    monkeypatch.setattr(compiler, "_flags", lambda: [*flags, "-Werror"])
+    assert compiler.ensure_programs(scratch)[1] is True
+
+
 def test_a_refused_program_ends_with_the_verifiers_words(
     scratch: Pins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
