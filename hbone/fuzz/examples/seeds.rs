@@ -147,6 +147,11 @@ traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         b":method: GET\n:scheme: http\n:path: /\n:authority: web",
     );
     write("connect", "answer", b"answer\n:status: 200\nbaggage: a=b");
+    write(
+        "connect",
+        "host-quoted",
+        b":method: CONNECT\n:authority: web.shop:80\nforwarded: host=\"a;b\"",
+    );
     write("connect", "interim", b"answer\n:status: 103\n:status: 200");
 }
 

@@ -107,17 +107,27 @@ pub struct ConnectRequest {
 
 impl ConnectRequest {
     pub(crate) fn encode(&self, encoder: &mut Encoder<'_>) {
-        encoder.connect(&self.authority.to_string());
+        // One buffer for all: this runs once for each connection.
+        let mut text = String::with_capacity(128);
+        encoder.connect(written(&mut text, &self.authority));
         if let Some(baggage) = &self.baggage {
             encoder.field("baggage", baggage);
         }
         if !self.forwarded.is_empty() {
-            encoder.field("forwarded", &self.forwarded.to_string());
+            encoder.field("forwarded", written(&mut text, &self.forwarded));
         }
         if let Some(trace) = self.traceparent {
-            encoder.field("traceparent", &trace.to_string());
+            encoder.field("traceparent", written(&mut text, &trace));
         }
     }
+}
+
+/// The text of a value, in place of what the buffer held.
+fn written<'a>(text: &'a mut String, value: &impl fmt::Display) -> &'a str {
+    text.clear();
+    // Writing to a String does not fail.
+    let _ = fmt::write(text, format_args!("{value}"));
+    text
 }
 
 /// The answer to a CONNECT.

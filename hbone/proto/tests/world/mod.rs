@@ -164,7 +164,7 @@ impl World {
                 return self.balance();
             }
         }
-        panic!("it never settles: {self:?}");
+        panic!("it never settles: {:?}", self.tally);
     }
 
     /// Ends every stream in order and sees that nothing is left.
@@ -289,7 +289,7 @@ impl World {
             }
             self.after(choices);
         }
-        panic!("time stands still: {self:?}");
+        panic!("time stands still: {:?}", self.tally);
     }
 
     fn next_due(&self) -> Option<Millis> {
