@@ -24,6 +24,7 @@ from agent.pki.provider import SvidProvider
 from agent.readiness import Readiness
 from agent.sources.file import FileSource
 from agent.telemetry.labels import reason_text
+from agent.telemetry.log import dropped_lines
 from agent.telemetry.metrics import Figure, Figures, MetricsPage
 from agent.telemetry.traffic import SeriesBook, TrafficTotals
 from agent.tunnel.core import CoreThread
@@ -130,6 +131,7 @@ class Gatherer:
             yield Figure("apply_failures", timing.failures, labels, "counter")
         yield Figure("connections_seen", observer.ledger.total, kind="counter")
         yield Figure("access_log_dropped", observer.access_log.dropped, kind="counter")
+        yield Figure("log_dropped", dropped_lines(), kind="counter")
         yield Figure("loop_lag_seconds", self._lag)
 
 

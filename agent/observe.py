@@ -3,7 +3,7 @@
 
 ::
 
-    core eventfd ──▶ drain_events ──┬─▶ ConnectionRecord ─▶ ledger, access log
+    core eventfd ──▶ drain_events ──┬─▶ Ended ─▶ ledger, access log
     kernel ring buffer ─▶ events ───┘
 """
 
@@ -12,9 +12,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agent.config import AgentConfig
@@ -22,16 +20,15 @@ from agent.dataplane.sink import Dataplane
 from agent.dataplane.telemetry import decode_event
 from agent.errors import TunnelError
 from agent.telemetry.access_log import AccessLog
-from agent.telemetry.connections import ConnectionLedger, Ended, Path
+from agent.telemetry.connections import ConnectionLedger, Ended
 from agent.telemetry.directory import Directory
 from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from agent.tunnel.core import CoreThread
-from agent.tunnel.records import closed_record
-from mesh.reasons import Reason
+from agent.tunnel.records import EndedTunnelled
 
 if TYPE_CHECKING:
-    from agent.tunnel._hbone import Event
+    from agent.tunnel._hbone import ClosedConnection, Event
 
 __all__ = ["Observer"]
 
@@ -55,7 +52,6 @@ class Observer:
             config.access_log, log_format=config.log_format, random=random.random
         )
         self._log_second = self._logged = self._unlogged = 0
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
 
     async def watch_core(self, core: CoreThread) -> None:
         """Carry the core's events out, until cancelled.
@@ -67,7 +63,7 @@ class Observer:
         async with _readable(core.event_fd) as wait:
             while True:
                 await wait()
-                await self._take_core_events(await core.drain_events())
+                self._take_core_events(*await core.drain_events())
                 await asyncio.sleep(_GATHER_SECONDS)
 
     async def watch_kernel(self, dataplane: Dataplane) -> None:
@@ -76,36 +72,31 @@ class Observer:
             while True:
                 await wait()
                 while events := dataplane.raw_events():
-                    await self._record(self.flows.observe(events))
+                    self._record(self.flows.observe(events))
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
 
     async def flush(self, core: CoreThread) -> None:
         """Take the last events of a core that has drained."""
-        await self._take_core_events(await core.drain_events())
+        self._take_core_events(*await core.drain_events())
 
     def close(self) -> None:
-        """End the writer and close the access log."""
-        self._writer.shutdown(wait=True)
+        """Close the access log."""
         self.access_log.close()
 
-    async def _take_core_events(self, events: "Iterable[Event]") -> None:
+    def _take_core_events(
+        self, closed: "list[ClosedConnection]", others: "Iterable[Event]"
+    ) -> None:
         now = time.time()
-        ended = []
-        for event in events:
-            match event["kind"]:
-                case "connection_closed":
-                    make = partial(closed_record, event, self.directory, now=now)
-                    orderly = event.get("reason", 0) == Reason.NONE
-                    ended.append(Ended(Path.TUNNEL, now, orderly, make))
-                case "worker_panicked":
-                    raise TunnelError(
-                        f"a worker of the tunnel core died: {event.get('detail', '')}. The agent "
-                        "stops, so that no connection is served by half a core"
-                    )
-                case kind:
-                    self._log_event(kind, event)
-        await self._record(ended)
+        directory = self.directory
+        self._record([EndedTunnelled(connection, directory, now) for connection in closed])
+        for event in others:
+            if event["kind"] == "worker_panicked":
+                raise TunnelError(
+                    f"a worker of the tunnel core died: {event.get('detail', '')}. The agent "
+                    "stops, so that no connection is served by half a core"
+                )
+            self._log_event(event["kind"], event)
 
     def _log_event(self, kind: str, event: "Event") -> None:
         level = logging.DEBUG if kind.startswith("tunnel_") else logging.WARNING
@@ -139,14 +130,10 @@ class Observer:
         self._logged += 1
         return True
 
-    async def _record(self, ended: list[Ended]) -> None:
-        if not ended:
-            return
-        self.ledger.add(ended)
-        chosen = self.access_log.select(ended)
-        if chosen:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._writer, self.access_log.write, chosen)
+    def _record(self, ended: Sequence[Ended]) -> None:
+        if ended:
+            self.ledger.add(ended)
+            self.access_log.write(self.access_log.select(ended))
 
 
 @contextlib.asynccontextmanager

@@ -3,15 +3,15 @@
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from mesh.reasons import Reason
 
-__all__ = ["ConnectionLedger", "ConnectionRecord", "Ended", "Path"]
+__all__ = ["ConnectionLedger", "ConnectionRecord", "Ended", "EndedLater", "Own", "Path"]
 
 
 @unique
@@ -92,24 +92,66 @@ class ConnectionRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Own(NamedTuple):
+    """What a connection does not have in common with others between the same two workloads."""
+
+    source: str
+    destination: str
+    original_destination: str
+    hbone_address: str
+    bytes_sent: int
+    bytes_received: int
+    connect_us: int
+    duration_us: int
+    trace_id: str
+
+
+class Ended(Protocol):
     """A connection that ended, as cheap as can be: the record is made only if somebody looks.
 
     A node may end 10,000 connections a second; most are dropped from memory unseen.
     """
 
-    path: Path
-    ended_at: float
-    """Seconds since 1970."""
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def ended_at(self) -> float:
+        """Seconds since 1970."""
 
-    orderly: bool
-    make: Callable[[], ConnectionRecord]
+    @property
+    def orderly(self) -> bool: ...  # noqa: D102
+
+    def make(self) -> ConnectionRecord:
+        """Make the record."""
+
+    def brief(self) -> tuple[Hashable, Own] | None:
+        """What equals for equal records but for their Own, and that; None where it is not known."""
+
+
+class EndedLater:
+    """An end whose record is made by a call."""
+
+    __slots__ = ("ended_at", "make", "orderly", "path")
+
+    def __init__(
+        self,
+        path: Path,
+        ended_at: float,
+        orderly: bool,  # noqa: FBT001 - made by the thousand, and keywords cost
+        make: Callable[[], ConnectionRecord],
+    ) -> None:
+        self.path = path
+        self.ended_at = ended_at
+        self.orderly = orderly
+        self.make = make
 
     @classmethod
-    def of(cls, record: ConnectionRecord) -> "Ended":
+    def of(cls, record: ConnectionRecord) -> "EndedLater":
         """Wrap a record that exists already."""
         return cls(record.path, record.ended_at, record.is_orderly, lambda: record)
+
+    def brief(self) -> None:
+        """Nothing is known before the record is made."""
 
 
 class ConnectionLedger:

@@ -45,10 +45,13 @@ class Directory:
         self._by_address: dict[IpAddress, WorkloadId] = {}
         self.peers: Mapping[WorkloadId, PeerRow] = {}
         self.services: Mapping[ServiceId, ServiceRow] = {}
+        self.revision = 0
+        """Grows when a name may have changed: with it go texts that were made of names."""
 
     def update(self, tables: Tables) -> None:
         """Learn the rows of new Tables; rows that vanished start their grace."""
         now = self._clock()
+        self.revision += 1
         peers = dict(tables.peers)
         for number, row in self.peers.items():
             if number not in peers:
@@ -78,6 +81,7 @@ class Directory:
         self._expire_services(now)
         over = [n for n, since in self._gone.items() if now - since >= self._grace_seconds]
         if over:
+            self.revision += 1
             for number in over:
                 del self._gone[number]
             dropped = set(over)
@@ -87,6 +91,7 @@ class Directory:
     def _expire_services(self, now: float) -> None:
         over = {n for n, since in self._gone_services.items() if now - since >= self._grace_seconds}
         if over:
+            self.revision += 1
             self._gone_services = {n: t for n, t in self._gone_services.items() if n not in over}
             self.services = {n: row for n, row in self.services.items() if n not in over}
 

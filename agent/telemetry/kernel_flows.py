@@ -24,7 +24,7 @@ from functools import partial
 from typing import Final, Literal, Protocol
 
 from agent.abi.structs import Event, EventKind
-from agent.telemetry.connections import ConnectionRecord, Ended, Path
+from agent.telemetry.connections import ConnectionRecord, Ended, EndedLater, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import reason_text
 from mesh.model.address import IpAddress
@@ -120,7 +120,7 @@ class KernelFlows:
             else:
                 make = partial(self._single, raw, kind, now)
                 path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
-                ended.append(Ended(path, now, raw[_REASON] == _NOTHING, make))
+                ended.append(EndedLater(path, now, raw[_REASON] == _NOTHING, make))
         return ended
 
     def open_flows(self) -> list[_Make]:
@@ -141,9 +141,11 @@ class KernelFlows:
         connected = self._connected.pop(key, None)
         attested = self._attested.pop(key, None) or _own_proof(connected)
         path, orderly = self._path(raw), raw[_REASON] == _NOTHING
-        yield Ended(path, now, orderly, partial(self._outbound, connected, attested, raw, now))
+        yield EndedLater(path, now, orderly, partial(self._outbound, connected, attested, raw, now))
         if attested is not None:
-            yield Ended(path, now, orderly, partial(self._inbound, connected, attested, raw, now))
+            yield EndedLater(
+                path, now, orderly, partial(self._inbound, connected, attested, raw, now)
+            )
 
     def _path(self, raw: bytes) -> Path:
         """Say passthrough of a workload that is known, and so followed, but not in the mesh."""

@@ -7,6 +7,7 @@ the formatter writes them. Never a key, token or payload.
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,10 +15,24 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-__all__ = ["configure_logging", "current_level", "format_fields", "set_level"]
+from agent.telemetry.writer import LineWriter
+
+__all__ = [
+    "configure_logging",
+    "current_level",
+    "dropped_lines",
+    "flush_log",
+    "format_fields",
+    "set_level",
+]
 
 _ROOTS: Final = ("agent", "mesh", "control")
 """Our own packages; libraries log warnings only."""
+
+_MOST_WAITING: Final = 2000
+"""Lines that may wait for a reader of standard error, some 400 KB; it is never that far behind."""
+
+_SPECIAL: Final = re.compile('[ "=]').search
 
 
 def format_fields(fields: Mapping[str, Any]) -> str:
@@ -27,7 +42,7 @@ def format_fields(fields: Mapping[str, Any]) -> str:
 
 def _quote(value: Any) -> str:
     text = "true" if value is True else "false" if value is False else str(value)
-    if text and text.isprintable() and not any(c in ' "=' for c in text):
+    if text and text.isprintable() and not _SPECIAL(text):
         return text
     return json.dumps(text)
 
@@ -62,9 +77,50 @@ class _Formatter(logging.Formatter):
         return f"{line} {format_fields(fields)}" if fields else line
 
 
+class _Handler(logging.Handler):
+    """Standard error by way of a thread: whoever logs never waits for who reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writer = LineWriter(sys.stderr.fileno(), name="log", most_lines=_MOST_WAITING)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            data = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - as every handler does: a bad record ends nothing
+            self.handleError(record)
+            return
+        self.writer.put(1, lambda: data)
+
+    @override
+    def flush(self) -> None:
+        self.writer.flush()
+
+    @override
+    def close(self) -> None:
+        self.writer.close()
+        super().close()
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
+def flush_log() -> None:
+    """Wait until what was logged is written, a second at most: before words of another kind."""
+    for handler in _handlers():
+        handler.flush()
+
+
+def dropped_lines() -> int:
+    """How many lines were not written because nobody read standard error."""
+    return sum(handler.writer.dropped for handler in _handlers())
+
+
 def configure_logging(*, level: str, as_json: bool) -> None:
     """Send the log to standard error. Called once, by the process's entry point."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(_Formatter(as_json=as_json))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -86,7 +86,10 @@ HELP: Final[Mapping[str, str]] = {
     "source_error": "1 if the last reading of a source was refused.",
     "source_in_sync": "1 once a source delivered its first full listing.",
     "connections_seen": "Ended connections that telemetry recorded.",
-    "access_log_dropped": "Access log lines not written because of the rate limit or a full disk.",
+    "access_log_dropped": (
+        "Access log lines not written: too many in a second, a full disk, or a slow reader."
+    ),
+    "log_dropped": "Lines of the agent's own log not written because nobody read them.",
     "loop_lag_seconds": "Worst delay of the event loop since the last gathering.",
 }
 

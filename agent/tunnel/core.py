@@ -17,7 +17,15 @@ from agent.errors import TunnelError
 from agent.tunnel.fingerprint import source_fingerprint
 
 if TYPE_CHECKING:
-    from agent.tunnel._hbone import Connection, Core, Counter, Event, Stats, Tunnel
+    from agent.tunnel._hbone import (
+        ClosedConnection,
+        Connection,
+        Core,
+        Counter,
+        Event,
+        Stats,
+        Tunnel,
+    )
 
 __all__ = ["CoreSettings", "CoreThread", "start_core"]
 
@@ -54,8 +62,8 @@ class CoreThread:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, action, self._core)
 
-    async def drain_events(self) -> "list[Event]":
-        """Every waiting event, oldest first."""
+    async def drain_events(self) -> "tuple[list[ClosedConnection], list[Event]]":
+        """Every waiting event, oldest first: connections that ended, and everything else."""
         return await self.call(lambda core: core.drain_events())
 
     async def counters(self) -> "list[Counter]":

@@ -5,60 +5,110 @@ The core counts and reports as one pod of this node sees it: ``workload_id`` is 
 what left towards the tunnel (outbound) or towards the application (inbound).
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
-from agent.telemetry.connections import ConnectionRecord, Path
+from agent.telemetry.connections import ConnectionRecord, Own, Path
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import reason_text
 from agent.telemetry.traffic import TrafficTotals
 
 if TYPE_CHECKING:
-    from agent.tunnel._hbone import Connection, Counter, Event
+    from agent.tunnel._hbone import ClosedConnection, Connection, Counter
 
-__all__ = ["closed_record", "open_record", "traffic_totals"]
+__all__ = ["EndedTunnelled", "closed_record", "open_record", "traffic_totals"]
 
 
-def closed_record(event: "Event", directory: Directory, *, now: float) -> ConnectionRecord:
-    """A ``connection_closed`` event as a record."""
+class EndedTunnelled:
+    """A connection of the tunnel that ended. The core keeps its values until somebody asks."""
+
+    __slots__ = ("_closed", "_directory", "ended_at", "orderly")
+
+    path: Final = Path.TUNNEL
+
+    def __init__(self, closed: "ClosedConnection", directory: Directory, ended_at: float) -> None:
+        self._closed = closed
+        self._directory = directory
+        self.ended_at = ended_at
+        self.orderly = not closed.reason
+
+    def make(self) -> ConnectionRecord:
+        """Make the record, with the names that the directory has now."""
+        return closed_record(self._closed, self._directory, now=self.ended_at)
+
+    def brief(self) -> tuple[Hashable, Own]:
+        """See Ended: numbers and identities are common as long as the directory is."""
+        common = (self._directory.revision, self._closed.between)
+        return common, Own._make(self._closed.own)
+
+
+def closed_record(
+    closed: "ClosedConnection", directory: Directory, *, now: float
+) -> ConnectionRecord:
+    """A connection that ended as a record."""
+    outbound, own, peer, service, source_identity, destination_identity = closed.between
+    values = Own._make(closed.own)
     return ConnectionRecord(
-        **_sides(dict(event), directory),
-        hbone_address=event.get("hbone_address", ""),
-        duration_us=event.get("duration_us", 0),
+        **_ends(directory, outbound=outbound, own=own, peer=peer, service=service),
+        source=values.source,
+        destination=values.destination,
+        original_destination=values.original_destination,
+        hbone_address=values.hbone_address,
+        source_identity=source_identity,
+        destination_identity=destination_identity,
+        attested=bool(source_identity),
+        bytes_sent=values.bytes_sent,
+        bytes_received=values.bytes_received,
+        connect_us=values.connect_us,
+        duration_us=values.duration_us,
         ended_at=now,
-        reason=reason_text(event.get("reason", 0)),
-        detail=event.get("detail", ""),
-        trace_id=event.get("trace_id", ""),
+        reason=reason_text(closed.reason),
+        detail=closed.detail,
+        trace_id=values.trace_id,
     )
 
 
 def open_record(connection: "Connection", directory: Directory) -> ConnectionRecord:
     """An open stream as a record."""
     return ConnectionRecord(
-        **_sides(dict(connection), directory), duration_us=connection["age_us"], open=True
+        **_ends(
+            directory,
+            outbound=connection["direction"] == "outbound",
+            own=connection["workload_id"],
+            peer=connection["peer_workload_id"],
+            service=connection["service_id"],
+        ),
+        source=connection["source"],
+        destination=connection["destination"],
+        original_destination=connection["original_destination"],
+        source_identity=connection["source_identity"],
+        destination_identity=connection["destination_identity"],
+        attested=bool(connection["source_identity"]),
+        bytes_sent=connection["bytes_sent"],
+        bytes_received=connection["bytes_received"],
+        connect_us=connection["connect_us"],
+        duration_us=connection["age_us"],
+        open=True,
     )
 
 
-def _sides(values: dict[str, Any], directory: Directory) -> dict[str, Any]:
-    outbound = values.get("direction", "outbound") == "outbound"
-    own = directory.workload(values.get("workload_id", 0))
-    peer = directory.workload(values.get("peer_workload_id", 0))
-    source, destination = (own, peer) if outbound else (peer, own)
-    source_identity = values.get("source_identity", "")
+class _Ends(TypedDict):
+    path: Path
+    direction: Literal["outbound", "inbound"]
+    source_workload: str
+    destination_workload: str
+    service: str
+
+
+def _ends(directory: Directory, *, outbound: bool, own: int, peer: int, service: int) -> _Ends:
+    ours, theirs = directory.workload(own), directory.workload(peer)
+    source, destination = (ours, theirs) if outbound else (theirs, ours)
     return {
         "path": Path.TUNNEL,
         "direction": "outbound" if outbound else "inbound",
-        "source": values.get("source", ""),
-        "destination": values.get("destination", ""),
-        "original_destination": values.get("original_destination", ""),
         "source_workload": source.text if source else "",
         "destination_workload": destination.text if destination else "",
-        "service": directory.service_hostname(values.get("service_id", 0)),
-        "source_identity": source_identity,
-        "destination_identity": values.get("destination_identity", ""),
-        "attested": bool(source_identity),
-        "bytes_sent": values.get("bytes_sent", 0),
-        "bytes_received": values.get("bytes_received", 0),
-        "connect_us": values.get("connect_us", 0),
+        "service": directory.service_hostname(service),
     }
 
 

@@ -2,8 +2,9 @@
 //! The class `Core` of the stub.
 
 use crate::arguments::{duplicate, duplicate_all, invalid, parse_addresses, parse_peer, raise};
+use crate::closed::ClosedConnection;
 use crate::records;
-use hbone_core::{Config, Listeners, Workload};
+use hbone_core::{Config, EventKind, Listeners, Workload};
 use hbone_sys::flow::BpfFlowRecords;
 use hbone_sys::socket;
 use hbone_tls::Svid;
@@ -62,12 +63,20 @@ impl Core {
         self.0.event_fd().as_raw_fd()
     }
 
-    fn drain_events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.0
-            .drain_events()
-            .iter()
-            .map(|event| records::event(py, event))
-            .collect()
+    #[allow(clippy::type_complexity)] // the pair of the stub
+    fn drain_events<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Vec<ClosedConnection>, Vec<Bound<'py, PyDict>>)> {
+        let (mut closed, mut others) = (Vec::new(), Vec::new());
+        for event in self.0.drain_events() {
+            if event.kind == EventKind::ConnectionClosed {
+                closed.push(ClosedConnection::new(event));
+            } else {
+                others.push(records::event(py, &event)?);
+            }
+        }
+        Ok((closed, others))
     }
 
     #[pyo3(signature = (identity, *, chain, private_key, roots))]

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod binding;
+mod closed;
 mod records;
 
 use pyo3::prelude::*;
@@ -19,6 +20,8 @@ mod _hbone {
     use super::binding::Core;
     #[pymodule_export]
     use super::build_fingerprint;
+    #[pymodule_export]
+    use super::closed::ClosedConnection;
 }
 
 /// Hash of the sources this module was built from, to refuse a stale build.

@@ -4,7 +4,6 @@
 use hbone_core::{ConnectionInfo, Counter, CounterKey, Event, Stats, TunnelInfo};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::fmt::Write as _;
 
 /// Sets each named item of a dict.
 macro_rules! fill {
@@ -131,9 +130,8 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, 
     Ok(dict)
 }
 
-fn hexadecimal(bytes: [u8; 16]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+pub(crate) fn hexadecimal(bytes: [u8; 16]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(digit).collect()
 }

@@ -10,22 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_rows import peer, tables
+from app_rows import Closed, peer, tables
 
 from agent.config import AccessLogSettings, AgentConfig, Paths
 from agent.errors import TunnelError
 from agent.observe import Observer
 
-CLOSED = {
-    "kind": "connection_closed",
-    "direction": "outbound",
-    "workload_id": 1,
-    "peer_workload_id": 2,
-    "source": "10.0.0.1:4000",
-    "destination": "10.0.0.2:8080",
-    "reason": 0,
-    "duration_us": 900,
-}
+CLOSED = Closed()
 REFUSED = {
     "kind": "handshake_failed",
     "direction": "inbound",
@@ -47,14 +38,15 @@ class Core:
         self.waiting += events
         os.eventfd_write(self.event_fd, 1)
 
-    async def drain_events(self) -> list[Any]:
+    async def drain_events(self) -> tuple[list[Any], list[Any]]:
         # As the real one: another thread does it, and meanwhile the fd stays readable.
         await asyncio.sleep(0.01)
         self.drains += 1
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.event_fd)
         events, self.waiting = self.waiting, []
-        return events
+        closed = [event for event in events if isinstance(event, Closed)]
+        return closed, [event for event in events if event not in closed]
 
 
 @pytest.fixture
@@ -89,6 +81,7 @@ async def test_an_ended_connection_reaches_ledger_and_access_log(
     assert core.drains == 2
     (record,) = [item.make() for item in observer.ledger.recent(1)]
     assert record.source_workload == "shop/curl"
+    assert observer.access_log._writer.flush(5)
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert len(lines) == 2
     assert "src.workload=curl" in lines[0]

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app_rows import Clock, peer, tables
+import pytest
+from app_rows import Clock, Closed, peer, tables
 
 from agent.config import AccessLogSettings
 from agent.telemetry.access_log import AccessLog, access_fields
-from agent.telemetry.connections import ConnectionLedger, ConnectionRecord, Ended
+from agent.telemetry.connections import ConnectionLedger, ConnectionRecord, Ended, EndedLater
 from agent.telemetry.connections import Path as Way
 from agent.telemetry.directory import Directory
 from agent.telemetry.labels import reason_text
-from agent.tunnel.records import closed_record, open_record, traffic_totals
+from agent.tunnel.records import EndedTunnelled, closed_record, open_record, traffic_totals
 from mesh.reasons import Reason
 
 CURL = "spiffe://cluster.local/ns/shop/sa/curl"
@@ -27,33 +28,16 @@ def directory() -> Directory:
     return found
 
 
-def event(direction: str, **values: Any) -> Any:
+def closed(direction: str, **values: Any) -> Any:
     own, other = (1, 2) if direction == "outbound" else (2, 1)
-    return {
-        "kind": "connection_closed",
-        "direction": direction,
-        "workload_id": own,
-        "peer_workload_id": other,
-        "service_id": 7,
-        "source": "10.0.0.1:4000",
-        "destination": "10.0.0.2:8080",
-        "original_destination": "10.96.0.10:80",
-        "hbone_address": "10.0.0.2:15008",
-        "source_identity": CURL,
-        "destination_identity": WEB,
-        "bytes_sent": 78,
-        "bytes_received": 1234,
-        "duration_us": 12_500,
-        "connect_us": 900,
-        "reason": 0,
-        "trace_id": "0af7651916cd43dd8448eb211c80319c",
-        **values,
-    }
+    ends = {"workload_id": own, "peer_workload_id": other, **values}
+    return Closed(outbound=direction == "outbound", **ends)
 
 
 def test_both_sides_name_the_same_ends() -> None:
     for direction in ("outbound", "inbound"):
-        record = closed_record(event(direction), directory(), now=1.0)
+        record = closed_record(closed(direction), directory(), now=1.0)
+        assert record.direction == direction
         assert record.source_workload == "shop/curl"
         assert record.destination_workload == "shop/web"
         assert record.service == "web.shop.svc.cluster.local"
@@ -64,19 +48,32 @@ def test_both_sides_name_the_same_ends() -> None:
 
 
 def test_an_open_stream_is_open() -> None:
-    values = {
-        key: value
-        for key, value in event("outbound").items()
-        if key not in {"kind", "hbone_address", "duration_us", "reason", "trace_id"}
-    }
-    record = open_record({**values, "age_us": 5}, directory())  # type: ignore[typeddict-item]
+    record = open_record(
+        {
+            "direction": "inbound",
+            "workload_id": 2,
+            "peer_workload_id": 1,
+            "service_id": 7,
+            "source": "10.0.0.1:4000",
+            "destination": "10.0.0.2:8080",
+            "original_destination": "",
+            "source_identity": CURL,
+            "destination_identity": WEB,
+            "bytes_sent": 1,
+            "bytes_received": 2,
+            "age_us": 5,
+            "connect_us": 3,
+        },
+        directory(),
+    )
     assert record.open
     assert record.duration_us == 5
+    assert record.source_workload == "shop/curl"
 
 
 def test_unknown_numbers_stay_readable() -> None:
     record = closed_record(
-        event("inbound", peer_workload_id=99, service_id=0, reason=4711), directory(), now=1.0
+        closed("inbound", peer_workload_id=99, service_id=0, reason=4711), directory(), now=1.0
     )
     assert record.source_workload == ""
     assert record.service == ""
@@ -118,7 +115,7 @@ RECORD = ConnectionRecord(
     ended_at=1_700_000_000.5,
 )
 FAILED = replace(RECORD, reason="no-svid", detail="no certificate yet")
-GOOD, BAD = Ended.of(RECORD), Ended.of(FAILED)
+GOOD, BAD = EndedLater.of(RECORD), EndedLater.of(FAILED)
 
 
 def access_log(path: Path, clock: Clock, *, log_format: Any = "text", **settings: Any) -> AccessLog:
@@ -131,10 +128,17 @@ def access_log(path: Path, clock: Clock, *, log_format: Any = "text", **settings
     )
 
 
+def lines(path: Path, ended: list[Ended], **settings: Any) -> list[str]:
+    log = access_log(path, Clock(), **settings)
+    log.write(log.select(ended))
+    log.close()
+    assert log.dropped == 0
+    return path.read_text().splitlines()
+
+
 def test_a_line_has_ztunnels_fields(tmp_path: Path) -> None:
-    log = access_log(tmp_path / "log", Clock(), log_format="json")
-    log.write(log.select([GOOD, BAD]))
-    good, bad = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    texts = lines(tmp_path / "log", [GOOD, BAD], log_format="json")
+    good, bad = (json.loads(line) for line in texts)
     assert good["src.workload"] == "curl"
     assert good["src.namespace"] == "shop"
     assert good["src.identity"] == CURL
@@ -148,10 +152,44 @@ def test_a_line_has_ztunnels_fields(tmp_path: Path) -> None:
 
 
 def test_a_text_line_is_one_line_whatever_a_peer_wrote(tmp_path: Path) -> None:
-    log = access_log(tmp_path / "log", Clock())
-    log.write(log.select([Ended.of(replace(FAILED, detail='a\nfake line path="x"'))]))
-    (line,) = (tmp_path / "log").read_text().splitlines()
+    forged = EndedLater.of(replace(FAILED, detail='a\nfake line path="x"'))
+    (line,) = lines(tmp_path / "log", [forged])
     assert 'error="a\\nfake line path=\\"x\\""' in line
+
+
+VARIED = [
+    closed("outbound"),
+    closed("outbound", source="[fd00::1]:4001", bytes_sent=0, duration_us=2_500_000),
+    closed("inbound", bytes_received=5),
+    closed("outbound", original_destination="", hbone_address=""),
+    closed("outbound", original_destination="10.0.0.2:8080", connect_us=0),
+    closed("outbound", trace_id="", service_id=0),
+    closed("outbound", peer_workload_id=99, destination_identity="spiffe://a/%s odd=1"),
+    closed("outbound", reason=int(Reason.TUNNEL_LOST), detail="reset"),
+]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_prepared_line_is_the_line_of_the_record(tmp_path: Path, log_format: str) -> None:
+    names = directory()
+    tunnelled = [EndedTunnelled(item, names, 1_700_000_000.5) for item in VARIED]
+    prepared = lines(tmp_path / "a", [*tunnelled, *tunnelled], log_format=log_format)
+    whole = [EndedLater.of(item.make()) for item in tunnelled]
+    assert prepared == 2 * lines(tmp_path / "b", list(whole), log_format=log_format)
+    assert len(set(prepared)) == len(VARIED)
+
+
+def test_a_prepared_line_has_the_names_of_now(tmp_path: Path) -> None:
+    names = directory()
+    log = access_log(tmp_path / "log", Clock())
+    for name in ("curl", "renamed"):
+        names.update(tables(peer(1, name), peer(2, "web")))
+        log.write([EndedTunnelled(closed("outbound"), names, 1.0)])
+        assert log._writer.flush(5)
+    log.close()
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert " src.workload=curl " in first
+    assert " src.workload=renamed " in second
 
 
 def test_sampling_never_loses_a_failure(tmp_path: Path) -> None:
@@ -182,8 +220,8 @@ def test_what_passed_an_original_destination_is_named_only_when_it_differs() -> 
 
 def test_the_ledger_keeps_the_newest() -> None:
     ledger = ConnectionLedger(kept=3)
-    ledger.add(Ended.of(replace(RECORD, bytes_sent=n, ended_at=float(n))) for n in range(5))
-    ledger.add([Ended.of(replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5))])
+    ledger.add(EndedLater.of(replace(RECORD, bytes_sent=n, ended_at=float(n))) for n in range(5))
+    ledger.add([EndedLater.of(replace(RECORD, path=Way.PASSTHROUGH, bytes_sent=99, ended_at=3.5))])
     assert [item.make().bytes_sent for item in ledger.recent()] == [4, 99, 3, 2]
     assert [item.make().bytes_sent for item in ledger.recent(1)] == [4]
     assert ledger.total == 6
