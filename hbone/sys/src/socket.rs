@@ -126,10 +126,25 @@ pub fn send(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     retry(|| rustix::net::send(fd.as_fd(), bytes, SendFlags::NOSIGNAL))
 }
 
-pub fn send_vectored(fd: impl AsFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
+/// Several pieces in one call. `fin_follows`: [`shutdown_write`] or a close comes next, so the last
+/// segment may wait for it and carry the FIN (MSG_MORE, send(2)): one segment less through the stack.
+/// Should it not come after all, the kernel sends what waits after 200 ms.
+pub fn send_vectored(
+    fd: impl AsFd,
+    bytes: &[IoSlice<'_>],
+    fin_follows: bool,
+) -> Result<usize, Errno> {
+    let flags = if fin_follows {
+        SendFlags::NOSIGNAL | SendFlags::MORE
+    } else {
+        SendFlags::NOSIGNAL
+    };
     retry(|| {
+        if let [one] = bytes {
+            return rustix::net::send(fd.as_fd(), one, flags);
+        }
         let mut ancillary = SendAncillaryBuffer::default();
-        rustix::net::sendmsg(fd.as_fd(), bytes, &mut ancillary, SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(fd.as_fd(), bytes, &mut ancillary, flags)
     })
 }
 

@@ -75,18 +75,15 @@ impl Worker {
     ) -> Result<usize, Errno> {
         let stream = &mut self.streams[handle];
         let mut written = 0;
+        // As finish_writing() does once all is written. A reset would take what waits with it.
+        let fin_follows = stream.remote_ended && stream.doomed.is_none();
         for chunk in ranges.chunks(SLICES) {
             let wanted: usize = chunk.iter().map(Range::len).sum();
-            let sent = if let [range] = chunk {
-                socket::send(&stream.fd, &buffer[range.clone()])
-            } else {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                for (slice, range) in slices.iter_mut().zip(chunk) {
-                    *slice = IoSlice::new(&buffer[range.clone()]);
-                }
-                socket::send_vectored(&stream.fd, &slices[..chunk.len()])
-            };
-            match sent {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            for (slice, range) in slices.iter_mut().zip(chunk) {
+                *slice = IoSlice::new(&buffer[range.clone()]);
+            }
+            match socket::send_vectored(&stream.fd, &slices[..chunk.len()], fin_follows) {
                 Ok(count) => {
                     written += count;
                     if count < wanted {
