@@ -171,7 +171,7 @@ impl Core {
     }
 
     pub fn counters(&self) -> Result<Counters, Error> {
-        let mut all = Counters::new();
+        let mut all = Counters::default();
         self.ask(Message::Counters)?
             .into_iter()
             .for_each(|counters| merge(&mut all, counters));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a worker counts, and the snapshots that the owner asks for.
 
+use crate::ids::IdMap;
 use crate::model::Direction;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ impl Counter {
 }
 
 /// All series of one worker, or of all of them together.
-pub type Counters = HashMap<CounterKey, Counter>;
+pub type Counters = IdMap<CounterKey, Counter>;
 
 /// Adds what another worker counted.
 pub(crate) fn merge(into: &mut Counters, other: Counters) {

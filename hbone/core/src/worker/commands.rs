@@ -3,6 +3,7 @@
 
 use super::{KnownPeer, Worker};
 use crate::config::LONGEST;
+use crate::ids::IdMap;
 use crate::message::Message;
 use crate::model::{Peer, Workload};
 use crate::slab::Handle;
@@ -226,6 +227,6 @@ fn is_same_pod(one: &Workload, other: &Workload) -> bool {
     one.netns_cookie == other.netns_cookie && one.identity == other.identity
 }
 
-fn known_identities(peers: &std::collections::HashMap<u32, KnownPeer>, id: u32) -> Option<u32> {
+fn known_identities(peers: &IdMap<u32, KnownPeer>, id: u32) -> Option<u32> {
     peers.get(&id).map(|known| known.identities)
 }

@@ -35,6 +35,7 @@ use crate::config::{Config, RECEIVE_BYTES, STREAMS_PER_TUNNEL, TICK};
 use crate::counters::{Counters, Stats};
 use crate::error::Error;
 use crate::event::EventSender;
+use crate::ids::IdMap;
 use crate::message::Message;
 use crate::model::{Peer, Workload};
 use crate::random::Random;
@@ -117,11 +118,11 @@ pub(crate) struct Worker {
     random: Random,
     spare: Spare,
 
-    workloads: HashMap<u32, Arc<Workload>>,
+    workloads: IdMap<u32, Arc<Workload>>,
     svids: HashMap<Arc<str>, Svid>,
-    peers: HashMap<u32, KnownPeer>,
+    peers: IdMap<u32, KnownPeer>,
     peer_by_address: HashMap<IpAddr, u32>,
-    services: HashMap<u32, Box<str>>,
+    services: IdMap<u32, Box<str>>,
     service_ids: HashMap<Box<str>, u32>,
     next_identities: u32,
 
@@ -133,7 +134,7 @@ pub(crate) struct Worker {
     half_open: usize,
     shares: HashMap<IpAddr, Share>,
     /// Connections of each pod.
-    streams_of: HashMap<u32, usize>,
+    streams_of: IdMap<u32, usize>,
     /// How many descriptors the process may have open.
     descriptors: usize,
     shared: Arc<Shared>,
@@ -194,11 +195,11 @@ impl Worker {
             now,
             random: Random::new(),
             spare: Spare::new(),
-            workloads: HashMap::new(),
+            workloads: IdMap::default(),
             svids: HashMap::new(),
-            peers: HashMap::new(),
+            peers: IdMap::default(),
             peer_by_address: HashMap::new(),
-            services: HashMap::new(),
+            services: IdMap::default(),
             service_ids: HashMap::new(),
             next_identities: 0,
             listeners: Slab::default(),
@@ -207,7 +208,7 @@ impl Worker {
             pool,
             half_open: 0,
             shares: HashMap::new(),
-            streams_of: HashMap::new(),
+            streams_of: IdMap::default(),
             descriptors: hbone_sys::descriptor_limit(),
             shared: setup.shared,
             dirty: Vec::new(),
@@ -217,7 +218,7 @@ impl Worker {
             arrivals: Vec::new(),
             buffers: BufferPool::default(),
             pending_bytes: 0,
-            counters: Counters::new(),
+            counters: Counters::default(),
             stats: Stats {
                 workers: 1,
                 ..Stats::default()
