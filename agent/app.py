@@ -217,7 +217,11 @@ def _own_node(config: AgentConfig, mesh_file: MeshFile) -> Node:
 
 def _core_settings(mesh_file: MeshFile) -> CoreSettings:
     tunnel = mesh_file.agent.tunnel
-    return CoreSettings(workers=tunnel.workers, congestion_control=tunnel.congestion_control)
+    return CoreSettings(
+        workers=tunnel.workers,
+        congestion_control=tunnel.congestion_control,
+        spin_microseconds=tunnel.spin_microseconds,
+    )
 
 
 def _pki_settings(config: AgentConfig, mesh_file: MeshFile) -> PkiSettings:

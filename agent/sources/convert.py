@@ -131,6 +131,7 @@ class _Converter:
             tunnel=TunnelSettings(
                 workers=int(tunnel.get("workers", 0)),
                 congestion_control=tunnel.get("congestionControl", ""),
+                spin_microseconds=int(tunnel.get("spinMicroseconds", 0)),
             ),
         )
 

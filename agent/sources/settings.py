@@ -54,6 +54,8 @@ class TunnelSettings:
     """Threads; 0 is one for each core."""
     congestion_control: str = ""
     """TCP congestion control of the tunnels; empty is the system's."""
+    spin_microseconds: int = 0
+    """How long a thread looks for more work before it sleeps, where that has paid; 0 is never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

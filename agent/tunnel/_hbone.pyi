@@ -148,6 +148,7 @@ class Core:
         half_close_idle_ms: int = 300_000,
         pool_idle_ms: int = 300_000,
         connect_timeout_ms: int = 10_000,
+        spin_us: int = 0,
     ) -> Core: ...
     def event_fd(self) -> int:
         """An eventfd that is readable while events wait; owned by the core."""

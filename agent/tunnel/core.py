@@ -47,6 +47,9 @@ class CoreSettings:
     congestion_control: str = ""
     """TCP congestion control of tunnels; empty leaves the kernel's default."""
 
+    spin_microseconds: int = 0
+    """How long a worker looks for more before it sleeps, where that has paid lately; 0 is never."""
+
 
 class CoreThread:
     """The core and the one thread that calls it."""
@@ -118,6 +121,7 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
             workers=settings.workers,
             hbone_port=HBONE_PORT,
             congestion_control=settings.congestion_control,
+            spin_us=settings.spin_microseconds,
         )
     except (OSError, ValueError) as error:
         raise TunnelError(f"the Rust core could not start: {error}") from error

@@ -24,6 +24,8 @@ pub struct Config {
     /// most loses the stream that holds most: else one with many tunnels (a window of 16 MiB each)
     /// would have the agent killed.
     pub pending_limit: usize,
+    /// How long a worker looks for more before it sleeps, where that has paid lately; 0 is never.
+    pub spin: Duration,
 }
 
 impl Default for Config {
@@ -37,12 +39,16 @@ impl Default for Config {
             pool_idle: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             pending_limit: 256 << 20,
+            spin: Duration::ZERO,
         }
     }
 }
 
 /// A time that somebody asks for is at most a year: added to the clock, endless ones overflow.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Looking for longer than this is no better than sleeping.
+pub(crate) const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
 impl Config {
     /// The same with times that can be added to a clock.
@@ -54,6 +60,7 @@ impl Config {
         ] {
             *time = (*time).min(LONGEST);
         }
+        self.spin = self.spin.min(LONGEST_SPIN);
         self
     }
 }

@@ -27,7 +27,7 @@ impl Core {
     #[pyo3(signature = (
         *, flow_records_fd, workers = 0, hbone_port = 15008, congestion_control = "",
         max_events = 65536, half_close_idle_ms = 300_000, pool_idle_ms = 300_000,
-        connect_timeout_ms = 10_000
+        connect_timeout_ms = 10_000, spin_us = 0
     ))]
     #[allow(clippy::too_many_arguments)] // keyword-only settings of the stub
     fn new(
@@ -40,6 +40,7 @@ impl Core {
         half_close_idle_ms: u64,
         pool_idle_ms: u64,
         connect_timeout_ms: u64,
+        spin_us: u64,
     ) -> PyResult<Self> {
         let map = duplicate("flow_records_fd", flow_records_fd)?;
         let records = BpfFlowRecords::new(map)
@@ -52,6 +53,7 @@ impl Core {
             half_close_idle: Duration::from_millis(half_close_idle_ms),
             pool_idle: Duration::from_millis(pool_idle_ms),
             connect_timeout: Duration::from_millis(connect_timeout_ms),
+            spin: Duration::from_micros(spin_us),
             ..Config::default()
         };
         py.detach(|| hbone_core::Core::start(config, Arc::new(records)))

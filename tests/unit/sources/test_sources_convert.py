@@ -57,7 +57,7 @@ agent:
   sameNode: tunnel
   certificates: {provider: ca, address: "[fd00::1]:15012", trustAnchor: root.pem,
                  tokenFile: /run/token, lifetime: 90s}
-  tunnel: {workers: 2, congestionControl: bbr}
+  tunnel: {workers: 2, congestionControl: bbr, spinMicroseconds: 50}
 nodes:
   - {name: node1, cgroup: lab/kubepods}
 workloads:
@@ -80,7 +80,7 @@ services:
             token_file=Path("/run/token"),
             lifetime_seconds=90,
         ),
-        tunnel=TunnelSettings(workers=2, congestion_control="bbr"),
+        tunnel=TunnelSettings(workers=2, congestion_control="bbr", spin_microseconds=50),
     )
     a, b = mesh_file.workloads
     assert a.identity == Identity("cluster.local", "n", "default")

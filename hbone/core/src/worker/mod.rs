@@ -26,6 +26,7 @@ mod outbox;
 mod pressure;
 mod relay;
 mod requests;
+mod spin;
 mod stream;
 mod token;
 mod tunnel;
@@ -48,6 +49,7 @@ use hbone_sys::{netns, socket};
 use hbone_tls::Svid;
 use outbox::BufferPool;
 use pressure::Share;
+use spin::Spin;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -116,6 +118,7 @@ pub(crate) struct Worker {
     /// Taken once per wake.
     now: Instant,
     random: Random,
+    spin: Spin,
     spare: Spare,
 
     workloads: IdMap<u32, Arc<Workload>>,
@@ -181,6 +184,7 @@ impl Worker {
             to_ring: vec![false; setup.mates.len()],
             next_mate: setup.index,
             index: setup.index,
+            spin: Spin::new(setup.config.spin),
             config: setup.config,
             records: setup.records,
             inbox: setup.inbox,
@@ -234,14 +238,47 @@ impl Worker {
     pub fn run(&mut self) -> Result<(), Error> {
         let mut events = Vec::with_capacity(EVENTS_PER_WAKE);
         while !self.stopping && !self.shared.failed.load(Ordering::Relaxed) {
-            let timeout = self.timeout();
-            self.epoll
-                .wait(&mut events, timeout)
+            self.wait(&mut events)
                 .map_err(|e| Error::System("epoll_wait", e))?;
-            self.now = Instant::now();
             self.wake(&events);
         }
         Ok(())
+    }
+
+    /// For the next events; sets the clock.
+    fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+        let timeout = self.timeout();
+        if let Some(time) = self.spin.time()
+            && timeout != Some(Duration::ZERO)
+        {
+            self.look_for(time, events)?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+        }
+        let before = self.spin.is_wanted().then(Instant::now);
+        self.epoll.wait(events, timeout)?;
+        self.now = Instant::now();
+        if let Some(before) = before
+            && !events.is_empty()
+        {
+            self.spin.slept(self.now - before);
+        }
+        Ok(())
+    }
+
+    /// Looks for events again and again; leaves the core to whoever else can run in between.
+    fn look_for(&mut self, time: Duration, events: &mut Vec<Event>) -> std::io::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            self.epoll.wait(events, Some(Duration::ZERO))?;
+            self.now = Instant::now();
+            if !events.is_empty() || self.now >= until {
+                self.spin.looked(!events.is_empty());
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
     }
 
     fn wake(&mut self, events: &[Event]) {
