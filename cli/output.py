@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -44,12 +45,16 @@ def print_data(value: Any, output: str) -> None:
     if output == "json":
         print(json.dumps(value, indent=2))
         return
-    from ruamel.yaml import YAML  # noqa: PLC0415 - slow to import, and rarely needed
+    import yaml  # noqa: PLC0415 - slow to import, and rarely needed
 
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(value, sys.stdout)
+    class Dumper(yaml.SafeDumper):
+        """Quotes also what is a number to readers of YAML 1.2 only, like 1e3 or 0o17."""
+
+    number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$|[-+]?0o[0-7]+$")
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    yaml.dump(
+        value, sys.stdout, Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True
+    )
 
 
 def format_bytes(count: int) -> str:

@@ -2,11 +2,10 @@
 """Write a lab's mesh.yaml: the one file that its agents are configured by."""
 
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+import yaml
 
 from lab.host import NETNS_DIR
 from lab.spec import AMBIENT, LabSpec, PodSpec, ServiceSpec
@@ -101,10 +100,6 @@ def _service(service: ServiceSpec) -> Document:
 
 def write_document(path: Path, document: Document) -> None:
     """Write mesh.yaml, whole or not at all: agents watch it."""
-    yaml = YAML()
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    text = StringIO()
-    yaml.dump(document, text)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text.getvalue())
+    part.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=False))
     part.replace(path)

@@ -70,6 +70,8 @@ class _Converter:
         self._top: Raw = document.value
         self._base = base
         self._trust_domain = "invalid"
+        self._seen_identities: dict[tuple[str, str], Identity] = {}
+        self._seen_labels: dict[Labels, Labels] = {}
         self._cluster = DEFAULT_CLUSTER
 
     def convert(self) -> MeshFile:
@@ -161,10 +163,10 @@ class _Converter:
             uid=pod_uid(namespace, name, cluster=self._cluster),
             name=name,
             namespace=namespace,
-            identity=Identity(self._trust_domain, namespace, account),
+            identity=self._identity(namespace, account),
             node=raw["node"],
             addresses=self._addresses(raw, path, "addresses"),
-            labels=Labels(raw.get("labels")),
+            labels=self._labels(raw),
             ports=tuple(
                 WorkloadPort(port["name"], int(port["port"]), _protocol(port))
                 for port in raw.get("ports", ())
@@ -174,6 +176,19 @@ class _Converter:
             healthy=raw.get("healthy", True),
             cluster=self._cluster,
         )
+
+    def _identity(self, namespace: str, account: str) -> Identity:
+        """One object for one identity: replicas are many, and an agent keeps all of them."""
+        key = (namespace, account)
+        found = self._seen_identities.get(key)
+        if found is None:
+            found = Identity(self._trust_domain, namespace, account)
+            self._seen_identities[key] = found
+        return found
+
+    def _labels(self, raw: Raw) -> Labels:
+        labels = Labels(raw.get("labels"))
+        return self._seen_labels.setdefault(labels, labels)
 
     def _service(self, raw: Raw, path: FieldPath) -> Service:
         name, namespace = raw["name"], raw["namespace"]

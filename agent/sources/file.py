@@ -3,15 +3,16 @@
 
 ::
 
-    stat every half second ─ changed and settled? ─▶ parse_mesh ─┬─▶ changes() ─▶ queue
-                                                                 └─▶ problem: status, log;
-                                                                     the last good state stays
+    stat every half second ─ changed and settled? ─▶ a process parses it ─┬─▶ changes() ─▶ queue
+                                                                          └─▶ problem: status, log;
+                                                                              the last good stays
 
 Works for editors that write in place or rename, for symlinks that are swapped (ConfigMap volumes),
-and for a file that is away for a moment. Reading happens in a thread: a large file takes seconds.
+and for a file that is away for a moment.
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import stat
@@ -21,11 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from agent.sources.apart import parse_mesh_apart
 from agent.sources.changes import changes
-from agent.sources.convert import parse_mesh
-from agent.sources.problems import MeshFileError, Problem
+from agent.sources.problems import MAX_BYTES, MeshFileError, Problem
 from agent.sources.settings import MeshFile
-from agent.sources.yaml_text import MAX_BYTES
 from mesh.model.events import Event, InSync
 
 __all__ = ["SOURCE_NAME", "FileSource", "FileStatus", "read_mesh_file"]
@@ -58,7 +58,9 @@ class FileStatus:
 
 
 def read_mesh_file(path: Path) -> MeshFile:
-    """Read a mesh file once. Raises MeshFileError with every problem found."""
+    """Read a mesh file once, in this process. Raises MeshFileError with every problem found."""
+    from agent.sources.convert import parse_mesh  # noqa: PLC0415 - 6 MB that an agent never needs
+
     return parse_mesh(_read(path), str(path), base=path.absolute().parent)
 
 
@@ -84,7 +86,7 @@ class FileSource:
         self._now = now
         self._on_load = on_load
         self._seen: _Signature | None = None
-        self._content: bytes | None = None
+        self._digest = b""
         self._current: MeshFile | None = None
         self._generation = 0
         self._last_loaded: datetime | None = None
@@ -109,8 +111,8 @@ class FileSource:
         """Read the file now, for the first time. Raises MeshFileError."""
         self._seen = _signature(self._path)
         content = _read(self._path)
-        mesh_file = parse_mesh(content, str(self._path), base=self._base)
-        self._take(content, mesh_file)
+        mesh_file = parse_mesh_apart(content, str(self._path), base=self._base)
+        self._take(_digest(content), mesh_file)
         return mesh_file
 
     async def run(self, queue: asyncio.Queue[Event]) -> None:
@@ -141,16 +143,17 @@ class FileSource:
         self._seen = await self._settled()
         try:
             content = await asyncio.to_thread(_read, self._path)
-            if content == self._content:
+            digest = _digest(content)
+            if digest == self._digest:
                 self._last_error = None
                 return
             mesh_file = await asyncio.to_thread(
-                parse_mesh, content, str(self._path), base=self._base
+                parse_mesh_apart, content, str(self._path), base=self._base
             )
         except MeshFileError as error:
             self._refuse(str(error))
         else:
-            self._take(content, mesh_file)
+            self._take(digest, mesh_file)
 
     async def _settled(self) -> _Signature | None:
         """Wait until the file has been the same for a moment."""
@@ -163,8 +166,8 @@ class FileSource:
             before = after
         return before
 
-    def _take(self, content: bytes, mesh_file: MeshFile) -> None:
-        self._content = content
+    def _take(self, digest: bytes, mesh_file: MeshFile) -> None:
+        self._digest = digest
         self._current = mesh_file
         self._generation += 1
         self._last_loaded = self._now()
@@ -187,6 +190,10 @@ def _signature(path: Path) -> _Signature | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _read(path: Path) -> bytes:

@@ -3,10 +3,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from agent.errors import ConfigError
 
-__all__ = ["FieldPath", "MeshFileError", "Problem", "format_field"]
+__all__ = ["MAX_BYTES", "FieldPath", "MeshFileError", "Problem", "format_field"]
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""A mesh of 50,000 workloads is about half of it."""
 
 FieldPath = tuple[str | int, ...]
 """Where a value stands: keys and list positions from the top of the file."""

@@ -44,6 +44,10 @@ class Labels:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[type["Labels"], tuple[dict[str, str]]]:
+        # A hash of text is good in the process that made it only.
+        return Labels, (self._pairs,)
+
     def __repr__(self) -> str:
         return f"Labels({self._pairs!r})"
 

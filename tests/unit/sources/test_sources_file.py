@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from mesh_text import GOOD, spoil
 
+from agent.sources import apart
+from agent.sources.apart import parse_mesh_apart
+from agent.sources.convert import parse_mesh
 from agent.sources.file import FileSource, read_mesh_file
 from agent.sources.problems import MeshFileError
 from agent.sources.settings import MeshFile
@@ -240,3 +243,31 @@ def test_relative_paths_in_a_file_start_at_the_file(tmp_path: Path) -> None:
     path.write_text(GOOD + "agent: {certificates: {provider: files, directory: certs}}\n")
     certificates = read_mesh_file(path).agent.certificates
     assert getattr(certificates, "directory", None) == tmp_path / "certs"
+
+
+def test_a_parse_apart_is_the_parse_here_and_hashes_are_made_anew(path: Path) -> None:
+    """A hash of text differs from process to process; labels keep theirs."""
+    here = read_mesh_file(path)
+    away = parse_mesh_apart(path.read_bytes(), str(path), base=path.parent)
+    assert away == here
+    assert {workload.labels for workload in away.workloads} == {
+        workload.labels for workload in here.workloads
+    }
+
+
+def test_a_parse_apart_says_every_problem_as_here(path: Path) -> None:
+    bad = b"kind: Mush\nnodes: 1\n"
+    with pytest.raises(MeshFileError) as here:
+        parse_mesh(bad, "f", base=path.parent)
+    with pytest.raises(MeshFileError) as away:
+        parse_mesh_apart(bad, "f", base=path.parent)
+    assert len(away.value.problems) > 1
+    assert away.value.problems == here.value.problems
+
+
+def test_a_parser_that_dies_is_a_problem_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "_START", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(MeshFileError, match="the process that reads it ended with -11"):
+        FileSource(path).load()
