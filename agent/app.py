@@ -29,6 +29,7 @@ from agent.dataplane.sink import Dataplane
 from agent.descriptors import raise_descriptor_limit
 from agent.errors import ConfigError
 from agent.figures import Gatherer, Parts
+from agent.memory import Trimmer, configure_memory, freeze_memory
 from agent.observe import Observer
 from agent.pki.ca_client import CaSettings
 from agent.pki.open import FilesSettings, PkiSettings, open_provider
@@ -36,7 +37,7 @@ from agent.readiness import Readiness
 from agent.sources.file import SOURCE_NAME, FileSource
 from agent.sources.settings import AgentSettings, CaCertificates, FileCertificates, MeshFile
 from agent.statefiles import IdsFile, hold_lock
-from agent.telemetry.log import configure_logging
+from agent.telemetry.log import configure_logging, flush_log
 from agent.telemetry.metrics import MetricsPage
 from agent.tunnel.core import CoreSettings, CoreThread, start_core
 from agent.tunnel.sink import TunnelSink
@@ -81,6 +82,7 @@ def main(config: AgentConfig) -> int:
         MeshError: it cannot start, or a task failed for a reason that is one sentence.
 
     """
+    configure_memory()
     configure_logging(level=config.log_level, as_json=config.log_format == "json")
     raise_descriptor_limit()
     with hold_lock(config.paths):
@@ -88,6 +90,8 @@ def main(config: AgentConfig) -> int:
             asyncio.run(_run(config))
         except* MeshError as group:
             raise _first_error(group) from group
+        finally:
+            flush_log()
     return 0
 
 
@@ -104,8 +108,13 @@ async def _run(config: AgentConfig) -> None:
         readiness = Readiness(["sources", "kernel", "tunnel", "tables", "certificates"])
 
         # Facts: a good mesh file and the numbers that pinned maps hold, before anything is touched.
-        settings = _SettingsInForce()
-        source = FileSource(config.mesh_file, on_load=settings.take)
+        settings, trimmer = _SettingsInForce(), Trimmer()
+
+        def take(mesh_file: MeshFile) -> None:
+            settings.take(mesh_file)
+            trimmer.wake()
+
+        source = FileSource(config.mesh_file, on_load=take)
         mesh_file = await asyncio.to_thread(source.load)
         node = _own_node(config, mesh_file)
         ids = IdsFile(config.paths.ids_file)
@@ -179,6 +188,7 @@ async def _run(config: AgentConfig) -> None:
                     "core events": observer.watch_core(core),
                     "kernel events": observer.watch_kernel(dataplane),
                     "metrics": gatherer.run(),
+                    "give memory back": trimmer.run(),
                     "say ready": _say_ready(readiness),
                 }.items()
             ]
@@ -205,6 +215,7 @@ async def _drain(config: AgentConfig, readiness: Readiness, core: CoreThread) ->
 async def _say_ready(readiness: Readiness) -> None:
     await readiness.wait()
     log.info("ready")
+    freeze_memory()
 
 
 def _own_node(config: AgentConfig, mesh_file: MeshFile) -> Node:

@@ -7,9 +7,13 @@ be repeated. Ours is what carries our numbers or our name; nothing else is touch
 
 import errno
 import socket
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec, module_from_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +41,7 @@ _FILTER_NAME: Final = "mesh_guard"
 _MADE_QDISC: Final = "+qdisc"
 """Ends the filter's name where its qdisc is ours too; so a later agent knows without a file."""
 
+_IMPORTING: Final = threading.Lock()
 _IFF_LOOPBACK: Final = 0x8
 _CLSACT_INGRESS: Final = 0xFFFFFFF2
 _INGRESS: Final = 0xFFFF0000
@@ -55,15 +60,34 @@ class Interface:
     addresses: tuple[IpAddress, ...]
 
 
+@cache
+def _pyroute2() -> tuple[Any, type[Any]]:
+    """IPRoute and its error, imported when the first pod is visited.
+
+    Importing the package imports all of it, a database and SQLite with it: 13 MB. Of that the
+    sockets need half; so they are imported below a package whose own code has not run.
+    """
+    with _IMPORTING:
+        known = sys.modules.get("pyroute2")
+        spec = find_spec("pyroute2")
+        if known is None and spec is not None:
+            sys.modules["pyroute2"] = module_from_spec(spec)
+        try:
+            from pyroute2.iproute import IPRoute  # noqa: PLC0415
+            from pyroute2.netlink.exceptions import NetlinkError as VendorError  # noqa: PLC0415
+        finally:
+            if known is None:
+                sys.modules.pop("pyroute2", None)  # whoever imports it gets it whole
+    return IPRoute, VendorError
+
+
 @contextmanager
 def _netlink() -> Iterator[Any]:
-    from pyroute2 import IPRoute  # noqa: PLC0415 # 12 MB: only when a pod is visited
-    from pyroute2.netlink.exceptions import NetlinkError as VendorError  # noqa: PLC0415
-
+    iproute, vendor_error = _pyroute2()
     try:
-        with IPRoute() as route:
+        with iproute() as route:
             yield route
-    except VendorError as error:
+    except vendor_error as error:
         raise NetlinkError(f"A pod's network cannot be set up: {error}.") from error
     except OSError as error:
         raise NetlinkError(f"Netlink failed in a pod's network: {error}.") from error
@@ -89,11 +113,10 @@ def list_interfaces() -> tuple[Interface, ...]:
 
 
 def _tolerate(codes: tuple[int, ...], function: Any, *arguments: Any, **settings: Any) -> None:
-    from pyroute2.netlink.exceptions import NetlinkError as VendorError  # noqa: PLC0415
-
+    vendor_error = _pyroute2()[1]
     try:
         function(*arguments, **settings)
-    except VendorError as error:
+    except vendor_error as error:
         if error.code not in codes:
             raise
 
