@@ -16,6 +16,8 @@ from agent.inbox import Inbox
 from agent.readiness import Readiness
 from agent.statefiles import IdsFile
 from mesh.compile import Compiler, NodeConfig
+from mesh.compile.ids import frontend_name
+from mesh.model.address import Family
 from mesh.model.events import Event, InSync
 from mesh.state import MeshState
 from mesh.tables import Tables
@@ -76,6 +78,7 @@ class Brain:
         self._readiness = readiness
         self._compiler = Compiler(ids.table)
         self._warned: frozenset[str] = frozenset()
+        self._collected = False
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
         """Facts for this task."""
 
@@ -102,6 +105,9 @@ class Brain:
         started = time.monotonic()
         tables = self._compiler.compile(self.state, node=self._node_config())
         self.timing.done(started, time.monotonic())
+        if not self._collected and self.state.is_in_sync(self._sources):
+            self._collected = True
+            self._collect()
         # The numbers must be on disk before the kernel's pinned maps hold them: after a crash in
         # between, another workload could otherwise get a number that live sockets still carry.
         await asyncio.to_thread(self._ids.save)
@@ -112,6 +118,29 @@ class Brain:
         for observe in self._observers:
             observe(tables)
         self._inbox.offer(self.latest)
+
+    def _collect(self) -> None:
+        """Let the numbers go of what went while, or before, no agent ran; once, in sync.
+
+        Pinned rows and live sockets may hold such a number for a while yet. That is in order:
+        nothing asks for the name of a number, rows are compared as bytes and removed as such, and a
+        number is given anew only after all others, 2**32 of them. Somebody who returns later gets a
+        new one. What goes while this agent runs keeps its number until the next start, so that a
+        pod that only restarts keeps its connections' number.
+        """
+        services = self.state.services.by_key()
+        freed = self._ids.table.collect(
+            workloads=self.state.workloads.by_key(),
+            services=services,
+            frontends={
+                frontend_name(name, port.port, port.protocol, family)
+                for name, service in services.items()
+                for port in service.ports
+                for family in Family
+            },
+        )
+        if freed:
+            log.info("numbers of what is gone were freed", extra={"fields": {"numbers": freed}})
 
     def _warn(self, tables: Tables) -> None:
         warnings = frozenset(tables.warnings)

@@ -23,13 +23,21 @@ from agent.readiness import Readiness
 from agent.statefiles import IdsFile
 from agent.tunnel.sink import TunnelSink
 from mesh.compile import NodeConfig
-from mesh.model.events import InSync, NamespaceAdded, NodeAdded, WorkloadAdded, WorkloadRemoved
+from mesh.model.events import (
+    InSync,
+    NamespaceAdded,
+    NodeAdded,
+    ServiceAdded,
+    WorkloadAdded,
+    WorkloadRemoved,
+)
 from mesh.model.identity import Identity, parse_identity
 from mesh.model.labels import Labels
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
+from mesh.model.service import Service, ServicePort
 from mesh.model.workload import Workload, WorkloadUid
-from mesh.tables import EnrollmentRow, Tables
+from mesh.tables import EnrollmentRow, Tables, WorkloadId
 
 CURL = parse_identity("spiffe://cluster.local/ns/shop/sa/curl")
 
@@ -205,6 +213,36 @@ async def test_from_facts_to_capture_in_order(rig: Rig) -> None:
     again.load()
     assert again.table.workload_id(workload().uid) == 1
     assert not again.save()
+
+
+async def test_numbers_of_what_went_before_the_start_are_freed_once_in_sync(rig: Rig) -> None:
+    table = rig.ids.table
+    gone, stays = WorkloadUid("Kubernetes//Pod/shop/gone"), workload().uid
+    assert (table.workload_id(gone), table.workload_id(stays)) == (1, 2)
+    web = Service(
+        name="web",
+        namespace="shop",
+        hostname="web.shop.svc.cluster.local",
+        vips=(ip_address("10.96.0.10"),),
+        ports=(ServicePort(port=80, target_port=8080),),
+        selector=Labels({"app": "web"}),
+    )
+    rig.tell(*BEGIN, ServiceAdded(web))
+    async with rig.running():
+        await rig.until(lambda: len(rig.seen) == 1)
+        assert table.workload_uid(WorkloadId(1)) == gone
+        before = dict(rig.seen[0].frontends)
+        assert before
+        rig.tell(InSync("file"))
+        await rig.until(lambda: len(rig.seen) == 2)
+        assert table.workload_uid(WorkloadId(1)) is None
+        assert list(rig.seen[1].peers) == [WorkloadId(2)]
+        assert rig.seen[1].frontends == before
+        # Whoever goes later keeps the number, and nobody gets a number that was freed.
+        rig.tell(WorkloadRemoved(stays), WorkloadAdded(workload("new")))
+        await rig.until(lambda: len(rig.seen) == 3)
+        assert list(rig.seen[2].peers) == [WorkloadId(3)]
+        assert table.workload_uid(WorkloadId(2)) == stays
 
 
 async def test_nothing_is_removed_before_in_sync(rig: Rig) -> None:
