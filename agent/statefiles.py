@@ -64,7 +64,7 @@ class IdsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._saved = ""
+        self._saved: int | None = None
         self.table = IdTable()
 
     def load(self) -> None:
@@ -85,13 +85,13 @@ class IdsFile:
                 f"{self._path}: {error}. Without it nobody knows what the pinned maps mean: run "
                 "`nodemesh cleanup` and start again"
             ) from error
-        self._saved = text
+        self._saved = self.table.revision
 
     def save(self) -> bool:
         """Write the table if it changed; before any of its numbers reaches the kernel."""
-        text = self.table.to_json()
-        if text == self._saved:
+        revision = self.table.revision
+        if revision == self._saved:
             return False
-        write_atomically(self._path, text)
-        self._saved = text
+        write_atomically(self._path, self.table.to_json())
+        self._saved = revision
         return True

@@ -21,8 +21,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 H = TypeVar("H")
 
-_SHARED = 2
-
 
 class Index(Generic[H, K, V]):
     """From something that values say of themselves to the keys of the values that say it.
@@ -34,7 +32,7 @@ class Index(Generic[H, K, V]):
 
     def __init__(self, facets: Callable[[V], Iterable[H]]) -> None:
         self._facets = facets
-        self._keys: dict[H, set[K]] = {}
+        self._keys: dict[H, tuple[K] | set[K]] = {}  # most have one, and a set takes 216 bytes
         self._shared: set[H] = set()
         self._stamps: dict[H, object] = {}
         self._nothing = object()
@@ -68,19 +66,26 @@ class Index(Generic[H, K, V]):
     def _insert(self, key: K, value: V) -> None:
         for facet in self._facets(value):
             self._stamps.pop(facet, None)
-            keys = self._keys.setdefault(facet, set())
-            keys.add(key)
-            if len(keys) >= _SHARED:
+            keys = self._keys.get(facet)
+            if keys is None:
+                self._keys[facet] = (key,)
+            elif isinstance(keys, set):
+                keys.add(key)
+            elif keys != (key,):
+                self._keys[facet] = {*keys, key}
                 self._shared.add(facet)
 
     def _remove(self, key: K, value: V) -> None:
         for facet in self._facets(value):
             self._stamps.pop(facet, None)
             keys = self._keys[facet]
-            keys.discard(key)
-            if len(keys) < _SHARED:
-                self._shared.discard(facet)
-            if not keys:
+            if isinstance(keys, set):
+                keys.discard(key)
+                if len(keys) == 1:
+                    (last,) = keys
+                    self._keys[facet] = (last,)
+                    self._shared.discard(facet)
+            elif keys == (key,):
                 del self._keys[facet]
 
 
