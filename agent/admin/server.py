@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three small servers over views that the composition root hands in.
+"""Doorway to aiohttp: three small servers over views that the composition root hands in.
 
 ========================  ==========================================================
 unix socket, mode 0600    GET /status /workloads /services /connections
@@ -19,14 +19,12 @@ import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from aiohttp import web
 
-from agent.admin.http import Handler, Request, Response, Routes, serving
 from agent.config import ListenSettings
 from agent.errors import AdminError
 
@@ -38,6 +36,9 @@ View = Callable[[Query], Awaitable[Any]]
 
 Render = Callable[[str], tuple[bytes, str]]
 """The metrics page for an Accept header: body and content type."""
+
+_KEEPALIVE_SECONDS: Final = 75.0
+"""aiohttp's default; a scraper that comes every 15-60 s keeps its connection."""
 
 _BACKLOG: Final = 16
 """Scrapers and a few people: whoever opens more must wait."""
@@ -74,59 +75,59 @@ class AdminServer:
             stack.callback(self._thread.shutdown, wait=False)
             await self._serve_socket(stack, socket)
             if listen.metrics_port:
-                routes: Routes = {
-                    ("GET", "/metrics"): self._metrics,
-                    ("GET", "/stats/prometheus"): self._metrics,
-                    ("GET", "/healthz"): _alive,
-                }
-                await _serve_tcp(stack, routes, listen.address, listen.metrics_port)
+                app = _application()
+                app.router.add_get("/metrics", self._metrics)
+                app.router.add_get("/stats/prometheus", self._metrics)
+                app.router.add_get("/healthz", _alive)
+                await _serve_tcp(stack, app, listen.address, listen.metrics_port)
             if listen.readiness_port:
-                routes = {("GET", "/healthz/ready"): self._readiness}
-                await _serve_tcp(stack, routes, listen.address, listen.readiness_port)
+                app = _application()
+                app.router.add_get("/healthz/ready", self._readiness)
+                await _serve_tcp(stack, app, listen.address, listen.readiness_port)
             yield
 
     async def _serve_socket(self, stack: contextlib.AsyncExitStack, socket: Path) -> None:
-        routes: Routes = {
-            **{("GET", path): self._json(view) for path, view in self._views.items()},
-            **{("POST", path): self._json(action) for path, action in self._actions.items()},
-            ("GET", "/metrics"): self._metrics,
-            ("GET", "/healthz/ready"): self._readiness,
-        }
+        app = _application()
+        for path, view in self._views.items():
+            app.router.add_get(path, self._json(view))
+        for path, action in self._actions.items():
+            app.router.add_post(path, self._json(action))
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz/ready", self._readiness)
+        runner = await _runner(stack, app)
         _remove_dead(socket)
         mask = os.umask(0o177)
         try:
-            listen = partial(asyncio.start_unix_server, path=str(socket), backlog=_BACKLOG)
-            await stack.enter_async_context(serving(routes, listen))
+            await web.UnixSite(runner, str(socket), backlog=_BACKLOG).start()
         except OSError as error:
             raise AdminError(f"cannot serve the admin socket {socket}: {error}") from error
         finally:
             os.umask(mask)
         stack.callback(socket.unlink, missing_ok=True)
 
-    def _json(self, view: View) -> Handler:
-        async def handle(request: Request) -> Response:
-            status = HTTPStatus.OK
+    def _json(self, view: View) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
             try:
                 value = await view(request.query)
             except ValueError as error:
-                value, status = {"error": str(error)}, HTTPStatus.BAD_REQUEST
+                return web.json_response({"error": str(error)}, status=400)
             body = await asyncio.get_running_loop().run_in_executor(self._thread, _encode, value)
-            return Response(body, "application/json", status)
+            return web.Response(body=body, content_type="application/json")
 
         return handle
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: web.Request) -> web.Response:
         await self._refresh_metrics()
         loop = asyncio.get_running_loop()
-        accept = request.headers.get("accept", "")
-        return Response(*await loop.run_in_executor(self._thread, self._render_metrics, accept))
+        accept = request.headers.get("Accept", "")
+        body, kind = await loop.run_in_executor(self._thread, self._render_metrics, accept)
+        return web.Response(body=body, headers={"Content-Type": kind})
 
-    async def _readiness(self, _request: Request) -> Response:
+    async def _readiness(self, _request: web.Request) -> web.Response:
         pending = self._pending()
         if pending:
-            text = f"not ready: {', '.join(pending)}\n"
-            return Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
-        return Response(b"ready\n")
+            return web.Response(status=503, text=f"not ready: {', '.join(pending)}\n")
+        return web.Response(text="ready\n")
 
 
 def _remove_dead(socket: Path) -> None:
@@ -136,20 +137,33 @@ def _remove_dead(socket: Path) -> None:
             socket.unlink()
 
 
-async def _alive(_request: Request) -> Response:
-    return Response(b"ok\n")
+async def _alive(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
 
 
 def _encode(value: Any) -> bytes:
     return msgspec.json.encode(value, enc_hook=str)
 
 
+def _application() -> web.Application:
+    return web.Application(client_max_size=4096)
+
+
+async def _runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
 async def _serve_tcp(
-    stack: contextlib.AsyncExitStack, routes: Routes, address: str, port: int
+    stack: contextlib.AsyncExitStack, app: web.Application, address: str, port: int
 ) -> None:
-    listen = partial(asyncio.start_server, host=address or None, port=port, backlog=_BACKLOG)
+    runner = await _runner(stack, app)
     try:
-        await stack.enter_async_context(serving(routes, listen))
+        await web.TCPSite(runner, address or None, port, backlog=_BACKLOG).start()
     except OSError as error:
         where = f"{address or '*'}:{port}"
         raise AdminError(

@@ -49,7 +49,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(['status', '--help'])\n"
-        "heavy = {'msgspec', 'grpc', 'cryptography', 'pyroute2', 'asyncio', 'yaml', 'lab'}\n"
+        "heavy = {'aiohttp', 'grpc', 'cryptography', 'pyroute2', 'asyncio', 'yaml', 'lab'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
