@@ -224,11 +224,76 @@ inline_only void forget_socket(struct bpf_sock_addr *ctx)
 		sockets.sk_storage_delete(msk);
 }
 
+/* Is there a connection already from where this socket is bound to the capture port? */
+inline_only bool tuple_is_taken(struct bpf_sock_addr *ctx, struct bpf_sock *sk, u8 family,
+				const struct address *address, __be16 capture_port)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *other;
+	u32 size;
+	bool taken;
+
+	if (family == FAMILY_V4) {
+		u32 bound = sk->src_ip4;
+
+		tuple.ipv4.saddr = address->words[3];
+		tuple.ipv4.daddr = bound ? bound : address->words[3];
+		tuple.ipv4.sport = capture_port;
+		tuple.ipv4.dport = bpf_htons((u16)sk->src_port);
+		size = sizeof(tuple.ipv4);
+	} else {
+		struct address bound;
+
+		bound.words[0] = sk->src_ip6[0];
+		bound.words[1] = sk->src_ip6[1];
+		bound.words[2] = sk->src_ip6[2];
+		bound.words[3] = sk->src_ip6[3];
+		if (address_is_zero(&bound))
+			bound = *address;
+		__builtin_memcpy(tuple.ipv6.saddr, address->words, sizeof(tuple.ipv6.saddr));
+		__builtin_memcpy(tuple.ipv6.daddr, bound.words, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.sport = capture_port;
+		tuple.ipv6.dport = bpf_htons((u16)sk->src_port);
+		size = sizeof(tuple.ipv6);
+	}
+	other = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!other)
+		return false;
+	taken = other->state != BPF_TCP_LISTEN;
+	bpf_sk_release(other);
+	return taken;
+}
+
+/*
+ * One of the capture ports, at random. Where the application has bound the socket to a port, one to
+ * which that port has no connection yet: its connections to different destinations differ in
+ * nothing else, and the kernel would refuse the second (EADDRNOTAVAIL).
+ */
+inline_only __be16 choose_capture_port(struct bpf_sock_addr *ctx,
+				       const struct enrollment *enrollment, u8 family,
+				       const struct address *address)
+{
+	u32 first = bpf_get_prandom_u32();
+	struct bpf_sock *sk = ctx->sk;
+	__be16 port;
+	u32 i;
+
+	port = enrollment->capture_ports[first % MESH_CAPTURE_PORTS];
+	if (!sk || !sk->src_port)
+		return port;
+#pragma unroll
+	for (i = 0; i < MESH_CAPTURE_PORTS; i++) {
+		port = enrollment->capture_ports[(first + i) % MESH_CAPTURE_PORTS];
+		if (!tuple_is_taken(ctx, sk, family, address, port))
+			break;
+	}
+	return port;
+}
+
 /* Points the socket at the pod's own capture port. */
 inline_only void capture(struct bpf_sock_addr *ctx, struct dial *dial, struct socket_state *state,
 			 const struct enrollment *enrollment)
 {
-	u32 port = bpf_get_prandom_u32() % MESH_CAPTURE_PORTS;
 	struct address address;
 
 	/* Nobody listens on port 0, and no CONNECT can name it. */
@@ -240,7 +305,7 @@ inline_only void capture(struct bpf_sock_addr *ctx, struct dial *dial, struct so
 		dial->reason = REASON_NO_CAPTURE_ADDRESS;
 		return;
 	}
-	state->capture_port = enrollment->capture_ports[port];
+	state->capture_port = choose_capture_port(ctx, enrollment, dial->family, &address);
 	state->flags |= SOCKET_REDIRECTED;
 	dial->address = address;
 	dial->port = state->capture_port;

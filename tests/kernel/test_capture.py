@@ -244,6 +244,39 @@ def test_one_source_port_serves_a_destination_more_than_once(node: Node, make_po
     assert len(originals) == made
 
 
+@pytest.mark.parametrize(
+    ("family", "remote"), [(socket.AF_INET, REMOTE_V4), (socket.AF_INET6, REMOTE_V6)]
+)
+@pytest.mark.parametrize("bound_to", ["", "own"])
+def test_one_bound_port_reaches_as_many_destinations_as_there_are_capture_ports(
+    node: Node, make_pod: MakePod, family: socket.AddressFamily, remote: str, bound_to: str
+) -> None:
+    """At random, the second connection would meet the first in one case of four."""
+    pod = make_pod()
+    node.enrol(pod)
+    own = str(next(a for a in pod.addresses if a.version == (4 if family == socket.AF_INET else 6)))
+
+    def dial() -> list[int]:
+        outcomes = []
+        for port in range(41000, 41005):
+            clients = []
+            for index in range(4):
+                client = socket.socket(family)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.bind((own if bound_to else "", port))
+                outcomes.append(client.connect_ex((remote, 200 + index)))
+                clients.append(client)
+            for client in clients:
+                client.close()
+        return outcomes
+
+    assert pod.run(dial) == [0] * 20
+    for _ in range(20):
+        accepted = node.captured(pod)
+        assert accepted.record is not None
+        assert not accepted.record.flags
+
+
 def test_tcp_fast_open(node: Node, make_pod: MakePod) -> None:
     pod = make_pod()
     node.enrol(pod)
