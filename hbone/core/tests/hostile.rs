@@ -6,85 +6,20 @@ mod common;
 #[path = "common/raw.rs"]
 #[allow(dead_code, reason = "shared with the orderly peer")]
 mod raw;
+#[path = "common/scene.rs"]
+#[allow(dead_code, reason = "shared by the tests of attacks and of held bytes")]
+mod scene;
 
 use common::*;
 use hbone_core::{Event, EventKind};
 use hbone_proto::{ErrorCode, Reason};
 use hbone_sys::socket;
 use raw::{Client, dial_from, h2_frame};
+use scene::{MALLORY, Scene, kind};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Where attackers come from.
-const MALLORY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
-
-mod kind {
-    pub const HEADERS: u8 = 1;
-    pub const RST_STREAM: u8 = 3;
-    pub const SETTINGS: u8 = 4;
-    pub const PING: u8 = 6;
-    pub const WINDOW_UPDATE: u8 = 8;
-    pub const CONTINUATION: u8 = 9;
-}
-
-/// A pair with one worker each, so that nobody is spared by chance, and a connection to watch.
-struct Scene {
-    pair: Pair,
-    victim: (TcpStream, TcpStream),
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::with(|_| {})
-    }
-
-    fn with(change: impl Fn(&mut hbone_core::Config)) -> Self {
-        let pair = Pair::with(|config| {
-            config.workers = 1;
-            change(config);
-        });
-        let victim = pair.connect();
-        let scene = Self { pair, victim };
-        scene.victim_is_well();
-        scene
-    }
-
-    fn attacker(&self) -> Client {
-        let svid = self.pair.authority.svid(CLIENT_ID);
-        Client::connect_from(MALLORY, self.pair.hbone, &svid)
-    }
-
-    fn app(&self) -> SocketAddr {
-        self.pair.app.local_addr().unwrap()
-    }
-
-    /// Bytes still pass both ways, and soon.
-    fn victim_is_well(&self) {
-        let (mut near, mut far) = (&self.victim.0, &self.victim.1);
-        let (began, mut block) = (Instant::now(), [0; 64]);
-        near.write_all(&[1; 64]).unwrap();
-        far.read_exact(&mut block).unwrap();
-        far.write_all(&block).unwrap();
-        near.read_exact(&mut block).unwrap();
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(1), "the victim waited {took:?}");
-    }
-
-    /// A new connection of the victim's pod comes through as well.
-    fn newcomers_are_well(&self) {
-        let (mut near, mut far) = self.pair.connect();
-        near.write_all(b"hello").unwrap();
-        far.read_exact(&mut [0; 5]).unwrap();
-    }
-
-    fn wait_tunnel_closed(&self, reason: Reason) -> Event {
-        wait_for(&self.pair.server, |event| {
-            event.kind == EventKind::TunnelClosed && is_reason(event, reason)
-        })
-    }
-}
 
 #[test]
 fn rapid_reset() {
@@ -319,122 +254,4 @@ fn ten_thousand_streams_over_one_tunnel_leave_nothing() {
         scene.pair.server.stats().unwrap().connections == 1
     });
     scene.victim_is_well();
-}
-
-#[test]
-fn what_came_whole_is_delivered_whole_despite_a_reset() {
-    const LENGTH: usize = 3 << 20;
-    let scene = Scene::new();
-    let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Nobody will take this; it must not keep the rest from the application either.
-    app.write_all(&[1; 1000]).unwrap();
-    client.wait_status(200);
-    let sent = noise(LENGTH, 8);
-    let mut pieces = sent.chunks(16_000).peekable();
-    while let Some(piece) = pieces.next() {
-        let frame = client.frame(key, piece, pieces.peek().is_none());
-        client.send(&frame);
-    }
-    let code = ErrorCode::CONNECT_ERROR.0.to_be_bytes();
-    client.blurt(&h2_frame(kind::RST_STREAM, 0, 1, &code));
-    thread::sleep(Duration::from_millis(300));
-    app.write_all(&[1; 1000]).unwrap();
-    let mut received = Vec::new();
-    app.read_to_end(&mut received).unwrap();
-    assert!(received == sent, "{} of {LENGTH} bytes", received.len());
-    drop(app);
-    let closed = wait_for(&scene.pair.server, |event| {
-        event.kind == EventKind::ConnectionClosed
-    });
-    assert!(is_reason(&closed, Reason::StreamReset), "{closed:?}");
-    scene.victim_is_well();
-}
-
-#[test]
-fn a_tunnel_that_breaks_does_not_take_back_what_came_whole() {
-    const LENGTH: usize = 3 << 20;
-    let scene = Scene::new();
-    let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.wait_status(200);
-    let sent = noise(LENGTH, 9);
-    let mut pieces = sent.chunks(16_000).peekable();
-    while let Some(piece) = pieces.next() {
-        let frame = client.frame(key, piece, pieces.peek().is_none());
-        client.send(&frame);
-    }
-    eventually("all has come", || {
-        let open = scene.pair.server.connections().unwrap();
-        open.iter().any(|c| c.bytes_received == LENGTH as u64)
-    });
-    drop(client);
-    scene.wait_tunnel_closed(Reason::TunnelLost);
-    let mut received = Vec::new();
-    app.read_to_end(&mut received).unwrap();
-    assert!(received == sent, "{} of {LENGTH} bytes", received.len());
-}
-
-#[test]
-fn bytes_before_a_reset_reach_the_application() {
-    let scene = Scene::new();
-    let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.wait_status(200);
-    let mut wire = client.frame(key, b"last words", false);
-    let code = ErrorCode::CONNECT_ERROR.0.to_be_bytes();
-    wire.extend(h2_frame(kind::RST_STREAM, 0, 1, &code));
-    client.blurt(&wire);
-    let mut words = [0; 10];
-    app.read_exact(&mut words).unwrap();
-    assert_eq!(&words, b"last words");
-    assert_reset(&mut app);
-}
-
-#[test]
-fn held_bytes_are_bounded_over_all_and_the_one_who_holds_most_pays() {
-    // Each stream brings 4 MiB that its application does not take.
-    const STREAMS: usize = 100;
-    const LIMIT: usize = 64 << 20;
-    let scene = Scene::with(|config| config.pending_limit = LIMIT);
-    socket::set_receive_buffer(&scene.pair.app, 4096).unwrap();
-    let block = [7; 16_000];
-    let (mut held, mut attackers) = (Vec::new(), Vec::new());
-    for _ in 0..STREAMS / 4 {
-        let mut client = scene.attacker();
-        let keys: Vec<_> = (0..4).map(|_| client.open(scene.app())).collect();
-        client.send(&[]);
-        for _ in &keys {
-            held.push(scene.pair.app.accept().map(|(app, _)| app).unwrap());
-            client.wait_status(200);
-        }
-        for key in keys {
-            loop {
-                let room = client.h2.capacity(key).min(block.len());
-                if room == 0 {
-                    break;
-                }
-                let frame = client.frame(key, &block[..room], false);
-                client.send(&frame);
-            }
-        }
-        scene.victim_is_well();
-        attackers.push(client);
-    }
-    eventually("streams were given up", || {
-        let stats = scene.pair.server.stats().unwrap();
-        assert!(stats.buffers_bytes < LIMIT + (8 << 20), "{stats:?}");
-        stats.connections < STREAMS
-    });
-    scene.victim_is_well();
-    scene.newcomers_are_well();
 }
