@@ -93,6 +93,8 @@ def test_interrupted_it_removes_everything(lab_name, when, what):
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A shell's background job, as which CI may run this, ignores Ctrl-C and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as child:
         said = ""
         for line in child.stdout:
