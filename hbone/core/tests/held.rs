@@ -11,32 +11,44 @@ mod scene;
 
 use common::*;
 use hbone_core::EventKind;
-use hbone_proto::{ErrorCode, Reason};
+use hbone_proto::{ErrorCode, Reason, StreamKey};
 use hbone_sys::socket;
-use raw::h2_frame;
+use raw::{Client, h2_frame};
 use scene::{Scene, kind};
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
+
+/// A stream of the attacker's, and the application's end of it; not answered yet.
+fn open(scene: &Scene, client: &mut Client) -> (StreamKey, TcpStream) {
+    let key = client.open(scene.app());
+    client.send(&[]);
+    let (app, _) = scene.pair.app.accept().unwrap();
+    app.set_read_timeout(Some(PATIENCE)).unwrap();
+    (key, app)
+}
+
+/// All of it, and the end of the stream in order.
+fn send_whole(client: &mut Client, key: StreamKey, bytes: &[u8]) {
+    let mut pieces = bytes.chunks(16_000).peekable();
+    while let Some(piece) = pieces.next() {
+        let frame = client.frame(key, piece, pieces.peek().is_none());
+        client.send(&frame);
+    }
+}
 
 #[test]
 fn what_came_whole_is_delivered_whole_despite_a_reset() {
     const LENGTH: usize = 3 << 20;
     let scene = Scene::new();
     let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (key, mut app) = open(&scene, &mut client);
     // Nobody will take this; it must not keep the rest from the application either.
     app.write_all(&[1; 1000]).unwrap();
     client.wait_status(200);
     let sent = noise(LENGTH, 8);
-    let mut pieces = sent.chunks(16_000).peekable();
-    while let Some(piece) = pieces.next() {
-        let frame = client.frame(key, piece, pieces.peek().is_none());
-        client.send(&frame);
-    }
+    send_whole(&mut client, key, &sent);
     let code = ErrorCode::CONNECT_ERROR.0.to_be_bytes();
     client.blurt(&h2_frame(kind::RST_STREAM, 0, 1, &code));
     thread::sleep(Duration::from_millis(300));
@@ -57,17 +69,10 @@ fn a_tunnel_that_breaks_does_not_take_back_what_came_whole() {
     const LENGTH: usize = 3 << 20;
     let scene = Scene::new();
     let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (key, mut app) = open(&scene, &mut client);
     client.wait_status(200);
     let sent = noise(LENGTH, 9);
-    let mut pieces = sent.chunks(16_000).peekable();
-    while let Some(piece) = pieces.next() {
-        let frame = client.frame(key, piece, pieces.peek().is_none());
-        client.send(&frame);
-    }
+    send_whole(&mut client, key, &sent);
     eventually("all has come", || {
         let open = scene.pair.server.connections().unwrap();
         open.iter().any(|c| c.bytes_received == LENGTH as u64)
@@ -83,10 +88,7 @@ fn a_tunnel_that_breaks_does_not_take_back_what_came_whole() {
 fn bytes_before_a_reset_reach_the_application() {
     let scene = Scene::new();
     let mut client = scene.attacker();
-    let key = client.open(scene.app());
-    client.send(&[]);
-    let (mut app, _) = scene.pair.app.accept().unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (key, mut app) = open(&scene, &mut client);
     client.wait_status(200);
     let mut wire = client.frame(key, b"last words", false);
     let code = ErrorCode::CONNECT_ERROR.0.to_be_bytes();

@@ -13,6 +13,18 @@ use super::inbound::Done;
 use super::{Core, Event};
 
 impl Core {
+    /// A block is decoded whatever becomes of its message: the table must stay in step.
+    fn decode(
+        &mut self,
+        block: &[u8],
+        field: impl FnMut(&[u8], &[u8]),
+    ) -> Result<Outcome, ConnectionError> {
+        let limit = self.config.max_header_list as usize;
+        self.decoder
+            .decode(block, limit, field)
+            .map_err(|_| ConnectionError::broke(ErrorCode::COMPRESSION_ERROR, "hpack"))
+    }
+
     pub(super) fn on_request(
         &mut self,
         now: Millis,
@@ -22,12 +34,7 @@ impl Core {
         events: &mut Vec<Event>,
     ) -> Done {
         let mut fields = RequestFields::default();
-        // Decoded whatever becomes of it: the table must stay in step.
-        let limit = self.config.max_header_list as usize;
-        let outcome = self
-            .decoder
-            .decode(block, limit, |name, value| fields.field(name, value))
-            .map_err(|_| ConnectionError::broke(ErrorCode::COMPRESSION_ERROR, "hpack"))?;
+        let outcome = self.decode(block, |name, value| fields.field(name, value))?;
         if id.is_multiple_of(2) {
             return Err(ConnectionError::protocol("even_stream_id"));
         }
@@ -87,11 +94,7 @@ impl Core {
         events: &mut Vec<Event>,
     ) -> Done {
         let mut fields = ResponseFields::default();
-        let limit = self.config.max_header_list as usize;
-        let outcome = self
-            .decoder
-            .decode(block, limit, |name, value| fields.field(name, value))
-            .map_err(|_| ConnectionError::broke(ErrorCode::COMPRESSION_ERROR, "hpack"))?;
+        let outcome = self.decode(block, |name, value| fields.field(name, value))?;
         if self.is_idle(id) {
             return Err(ConnectionError::protocol("headers_on_idle_stream"));
         }
