@@ -143,7 +143,7 @@ def _core_figures(stats: "Stats") -> Iterable[Figure]:
     yield Figure("tunnels_opened", stats["tunnels_opened"], kind="counter")
     yield Figure("tunnels_reused", stats["tunnels_reused"], kind="counter")
     yield Figure("core_events_dropped", stats["events_dropped"], kind="counter")
-    for name in ("handshakes_failed", "capture_refused"):
+    for name in ("handshakes_failed", "tunnels_closed", "capture_refused"):
         for reason, count in stats[name].items():
             yield Figure(name, count, (("reason", reason_text(reason)),), "counter")
 

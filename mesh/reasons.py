@@ -45,6 +45,7 @@ class Reason(IntEnum):
     RESOURCE_LIMIT = 35
     WORKLOAD_REMOVED = 36
     NO_CAPTURE_ADDRESS = 37
+    TLS_PROTOCOL_ERROR = 38
 
     @property
     def text(self) -> str:
@@ -99,4 +100,6 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.WORKLOAD_REMOVED: "The workload left the mesh or the node.",
     Reason.NO_CAPTURE_ADDRESS: "The pod has no address of the family that this connection needs, "
     "so it cannot be captured.",
+    Reason.TLS_PROTOCOL_ERROR: "The peer broke TLS after the handshake (a record that does not "
+    "decrypt, a message that may not come, too many control messages); its tunnel was closed.",
 }

@@ -66,6 +66,7 @@ HELP: Final[Mapping[str, str]] = {
     "tunnels": "Open HBONE connections.",
     "tunnels_opened": "HBONE connections opened.",
     "tunnels_reused": "Streams that found an open HBONE connection in the pool.",
+    "tunnels_closed": "HBONE connections that ended, by reason; `none` is in order.",
     "streams": "Open tunnelled connections.",
     "buffers_bytes": "Memory in the core's buffers.",
     "core_events_dropped": "Events that the core dropped because the agent was too slow.",

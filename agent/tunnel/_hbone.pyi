@@ -103,6 +103,7 @@ class Stats(TypedDict):
     handshakes_failed: dict[int, int]
     tunnels_opened: int
     tunnels_reused: int
+    tunnels_closed: dict[int, int]
     events_dropped: int
     capture_refused: dict[int, int]
     buffers_bytes: int

@@ -90,6 +90,8 @@ pub struct Stats {
     pub handshakes_failed: BTreeMap<u32, u64>,
     pub tunnels_opened: u64,
     pub tunnels_reused: u64,
+    /// Open tunnels that ended, by reason; 0 is in order.
+    pub tunnels_closed: BTreeMap<u32, u64>,
     pub events_dropped: u64,
     pub capture_refused: BTreeMap<u32, u64>,
     pub buffers_bytes: usize,
@@ -107,6 +109,7 @@ impl Stats {
         self.buffers_bytes += other.buffers_bytes;
         for (mine, theirs) in [
             (&mut self.handshakes_failed, &other.handshakes_failed),
+            (&mut self.tunnels_closed, &other.tunnels_closed),
             (&mut self.capture_refused, &other.capture_refused),
         ] {
             for (&reason, &count) in theirs {

@@ -135,7 +135,7 @@ fn garbage_after_the_handshake() {
     bare.send(&[]);
     bare.socket.write_all(&noise(10_000, 6)).unwrap();
     bare.wait_end();
-    scene.wait_tunnel_closed(Reason::TunnelLost);
+    scene.wait_tunnel_closed(Reason::TlsProtocolError);
     scene.victim_is_well();
 }
 

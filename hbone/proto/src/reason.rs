@@ -81,6 +81,9 @@ pub enum Reason {
     /// The pod has no address of the family that this connection needs, so it cannot be
     /// captured.
     NoCaptureAddress = 37,
+    /// The peer broke TLS after the handshake (a record that does not decrypt, a message that may
+    /// not come, too many control messages); its tunnel was closed.
+    TlsProtocolError = 38,
 }
 
 impl Reason {
@@ -116,6 +119,7 @@ impl Reason {
         Self::ResourceLimit,
         Self::WorkloadRemoved,
         Self::NoCaptureAddress,
+        Self::TlsProtocolError,
     ];
 
     /// The stable number used in events, logs and metrics.
@@ -156,6 +160,7 @@ impl Reason {
             Self::ResourceLimit => "resource-limit",
             Self::WorkloadRemoved => "workload-removed",
             Self::NoCaptureAddress => "no-capture-address",
+            Self::TlsProtocolError => "tls-protocol-error",
         }
     }
 

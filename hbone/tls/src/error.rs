@@ -12,6 +12,10 @@ use crate::identity::IdentityError;
 pub const REASON_TLS_HANDSHAKE_FAILED: u16 = 16;
 /// Reason 17 of the mesh's numbered reasons.
 pub const REASON_PEER_IDENTITY_MISMATCH: u16 = 17;
+/// Reason 23 of the mesh's numbered reasons.
+pub const REASON_TUNNEL_LOST: u16 = 23;
+/// Reason 38 of the mesh's numbered reasons.
+pub const REASON_TLS_PROTOCOL_ERROR: u16 = 38;
 
 /// Why a handshake failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +253,23 @@ impl RecordError {
     /// client holds the handshake for done, so the refusal arrives as an alert on the session.
     pub fn is_refusal_of_our_certificate(&self) -> bool {
         matches!(self, Self::Alert(alert) if !alert_hint(*alert).is_empty())
+    }
+
+    /// The numbered reason of the mesh: [`REASON_TLS_PROTOCOL_ERROR`] if the peer, or something on
+    /// the way, broke a rule; [`REASON_TUNNEL_LOST`] if it said goodbye or the failure is ours.
+    pub fn reason(self) -> u16 {
+        match self {
+            Self::TooLong
+            | Self::BadMac
+            | Self::Unexpected(_)
+            | Self::Undecodable(_)
+            | Self::TooManyControlMessages => REASON_TLS_PROTOCOL_ERROR,
+            Self::KeyExhausted
+            | Self::Alert(_)
+            | Self::Misuse(_)
+            | Self::Internal(_)
+            | Self::Ended => REASON_TUNNEL_LOST,
+        }
     }
 
     /// What to tell the peer, if anything.

@@ -29,7 +29,8 @@ mod verify;
 
 pub use config::{Svid, SvidError};
 pub use error::{
-    HandshakeError, REASON_PEER_IDENTITY_MISMATCH, REASON_TLS_HANDSHAKE_FAILED, RecordError,
+    HandshakeError, REASON_PEER_IDENTITY_MISMATCH, REASON_TLS_HANDSHAKE_FAILED,
+    REASON_TLS_PROTOCOL_ERROR, REASON_TUNNEL_LOST, RecordError,
 };
 pub use handshake::{Handshake, Step};
 pub use identity::{ExpectedPeers, IdentityError, SpiffeId};

@@ -79,6 +79,8 @@ impl Worker {
         if reason == Reason::TlsHandshakeFailed {
             self.count_handshake_failed(reason);
         }
+        let closed = &mut self.stats.tunnels_closed;
+        *closed.entry(reason.number()).or_default() += 1;
         let reached = match reason {
             Reason::None => Reason::TunnelLost,
             reason => reason,

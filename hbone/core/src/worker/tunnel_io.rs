@@ -315,7 +315,10 @@ pub(super) fn put_control(
 }
 
 pub(super) fn record_lost(error: RecordError) -> Lost {
-    (Reason::TunnelLost, error.to_string())
+    (
+        numbered(error.reason(), Reason::TunnelLost),
+        error.to_string(),
+    )
 }
 
 /// What the socket's end means, in words for the person on call.
@@ -337,5 +340,9 @@ fn tunnel_is_finished(tunnel: &Tunnel) -> bool {
 }
 
 fn tls_reason(error: &hbone_tls::HandshakeError) -> Reason {
-    Reason::from_number(u32::from(error.reason())).unwrap_or(Reason::TlsHandshakeFailed)
+    numbered(error.reason(), Reason::TlsHandshakeFailed)
+}
+
+fn numbered(number: u16, or: Reason) -> Reason {
+    Reason::from_number(u32::from(number)).unwrap_or(or)
 }
