@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a BPF ring buffer through its memory map (Documentation/bpf/ringbuf.rst).
 
-A page for the consumer's position, which we write; a page for the producer's; then the data, mapped
-twice in a row so that a record that wraps is whole.
+A page for the consumer's position, which we write; a page for the producer's; then the data. The
+kernel offers the data twice in a row, so that a record that wraps is whole. We map it once and join
+such a record: what is mapped counts as ours in full, whether or not it was ever read.
 """
 
 import ctypes
@@ -24,9 +25,7 @@ class RingReader:
         self.fd = fd
         self._size = size
         self._consumer = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._produced = mmap.mmap(
-            fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
-        )
+        self._produced = mmap.mmap(fd, _PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         # One 8-byte store: the kernel reads the position while we write it.
         self._position: ctypes.c_ulong | None = ctypes.c_ulong.from_buffer(self._consumer)
 
@@ -44,11 +43,17 @@ class RingReader:
                 break
             size = length & ~_DISCARDED
             if not length & _DISCARDED:
-                start = at + _HEADER_BYTES
-                records.append(self._produced[start : start + size])
+                records.append(self._bytes(position + _HEADER_BYTES, size))
             position += (size + _HEADER_BYTES + 7) // 8 * 8
             self._position.value = position
         return records
+
+    def _bytes(self, position: int, size: int) -> bytes:
+        start = position % self._size
+        first = min(size, self._size - start)
+        record = self._produced[_PAGE + start : _PAGE + start + first]
+        # A header is 8 bytes at a multiple of 8, so only what follows it can wrap.
+        return record if first == size else record + self._produced[_PAGE : _PAGE + size - first]
 
     def close(self) -> None:
         """Unmaps; what was not read stays for the next reader."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.abi import structs
 from agent.abi.structs import EventKind, FlowFlag, Statistic
-from agent.dataplane import reaper
+from agent.dataplane import bpf, reaper
 from agent.dataplane.telemetry import TrafficTotal
 from mesh.reasons import Reason
 from mesh.tables import Route
@@ -206,3 +207,34 @@ def test_lost_events_are_counted(node: Node, make_pod: MakePod) -> None:
     while batch := node.dataplane.events():
         kept += len(batch)
     assert kept + lost == 40_000
+
+
+def test_an_event_that_wraps_is_whole(node: Node, make_pod: MakePod) -> None:
+    """A record that begins at the end of the ring goes on at its beginning."""
+    pod, stranger = make_pod(), make_pod()
+    node.enrol(pod)
+    ring_bytes = bpf.map_info(node.dataplane.events_fd()).max_entries
+    header = 8
+    length = (ctypes.sizeof(structs.Event) + header + 7) // 8 * 8
+    assert ring_bytes % length, "else no record would ever wrap"
+    libc = ctypes.CDLL(None)
+
+    def dial(times: int) -> None:
+        with socket.socket() as client:
+            client.setblocking(False)
+            unspecified = (0).to_bytes(16, "little")
+            for _ in range(times):
+                client.connect_ex((stranger.v4, 9))
+                libc.connect(client.fileno(), unspecified, 16)
+
+    while node.dataplane.events():
+        pass
+    number, share = node.enrolled(pod).workload_id, ring_bytes // length // 2
+    for _ in range(3):  # one and a half times round
+        pod.run(lambda: dial(share))
+        events = []
+        while batch := node.dataplane.events():
+            events += batch
+        seen = {(e.source_workload, str(e.destination), e.destination_port) for e in events}
+        assert seen == {(number, stranger.v4, 9)}
+        assert len(events) == share
