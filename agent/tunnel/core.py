@@ -6,7 +6,6 @@ go to a single named thread, and the event loop never blocks on a worker.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
         Tunnel,
     )
 
-__all__ = ["CoreSettings", "CoreThread", "start_core"]
-
-log = logging.getLogger(__name__)
+__all__ = ["CoreSettings", "CoreThread", "require_core", "start_core"]
 
 T = TypeVar("T")
 
@@ -101,11 +98,12 @@ class CoreThread:
             self._thread.shutdown(wait=False)
 
 
-def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
-    """Start the workers.
+def require_core() -> None:
+    """See that the core can be used, before anything is touched.
 
     Raises:
-        TunnelError: the module was not built, is stale, or could not start its workers.
+        TunnelError: it was not built, does not load, or was built from other sources than those
+            beside us: it would run, and every change since would seem to have no effect.
 
     """
     try:
@@ -114,7 +112,29 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
         raise TunnelError(
             "the Rust core agent.tunnel._hbone is not built or does not load: run `make setup`"
         ) from error
-    _warn_if_stale(_hbone.build_fingerprint())
+    sources = Path(__file__).resolve().parents[2] / "hbone"
+    built = _hbone.build_fingerprint()
+    try:
+        current = source_fingerprint(sources)
+    except OSError:
+        return
+    if current is not None and current != built:
+        raise TunnelError(
+            f"the Rust core was built from other sources than those in {sources} (fingerprint "
+            f"{built}, not {current}): run `make setup`, which builds it anew"
+        )
+
+
+def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
+    """Start the workers.
+
+    Raises:
+        TunnelError: as require_core(), or the core could not start its workers.
+
+    """
+    require_core()
+    from agent.tunnel import _hbone  # noqa: PLC0415 - built code
+
     try:
         core = _hbone.Core(
             flow_records_fd=flow_records_fd,
@@ -126,16 +146,3 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
     except (OSError, ValueError) as error:
         raise TunnelError(f"the Rust core could not start: {error}") from error
     return CoreThread(core)
-
-
-def _warn_if_stale(built: str) -> None:
-    """Say so where the Rust sources beside us are not those that the core was built from."""
-    try:
-        current = source_fingerprint(Path(__file__).resolve().parents[2] / "hbone")
-    except OSError:
-        return
-    if current is not None and current != built:
-        fields = {"built": built, "sources": current}
-        log.warning(
-            "the Rust core was built from other sources: `make setup`", extra={"fields": fields}
-        )
