@@ -31,7 +31,7 @@ from agent.errors import ConfigError
 from agent.figures import Gatherer, Parts
 from agent.memory import Trimmer, configure_memory, freeze_memory
 from agent.observe import Observer
-from agent.pki.ca_client import CaSettings
+from agent.pki.ca_settings import CaSettings
 from agent.pki.open import FilesSettings, PkiSettings, open_provider
 from agent.readiness import Readiness
 from agent.sources.file import SOURCE_NAME, FileSource
@@ -39,7 +39,7 @@ from agent.sources.settings import AgentSettings, CaCertificates, FileCertificat
 from agent.statefiles import IdsFile, hold_lock
 from agent.telemetry.log import configure_logging, flush_log
 from agent.telemetry.metrics import MetricsPage
-from agent.tunnel.core import CoreSettings, CoreThread, start_core
+from agent.tunnel.core import CoreSettings, CoreThread, require_core, start_core
 from agent.tunnel.sink import TunnelSink
 from agent.views import Views
 from mesh.compile import NodeConfig
@@ -84,6 +84,7 @@ def main(config: AgentConfig) -> int:
     """
     configure_memory()
     configure_logging(level=config.log_level, as_json=config.log_format == "json")
+    require_core()
     raise_descriptor_limit()
     with hold_lock(config.paths):
         try:

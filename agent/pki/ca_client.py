@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls ``istio.v1.auth.IstioCertificateService``: the doorway to grpc on the node.
 
-Works with ``nodemesh ca`` and with istiod. Token and trust anchor are read from their files at each
-call: kubelet renews tokens, and an authority's root may be replaced.
+Works with ``nodemesh ca`` and with istiod. Imported by ``ca_child`` only: the agent's own process
+asks through ``ca_process``. Token and trust anchor are read from their files at each call: kubelet
+renews tokens, and an authority's root may be replaced.
 """
 
 import contextlib
@@ -16,12 +17,13 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from agent.errors import ConfigError, CsrRejectedError, PkiError
+from agent.errors import CsrRejectedError, PkiError
+from agent.pki.ca_settings import CaSettings
 from mesh.model.identity import Identity
 from wire.istio.v1.auth.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from wire.x509 import X509Error, parse_certificates
 
-__all__ = ["CaClient", "CaSettings"]
+__all__ = ["CaClient"]
 
 log = logging.getLogger(__name__)
 
@@ -37,35 +39,6 @@ OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 1024 * 1024),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaSettings:
-    """How to reach the authority."""
-
-    address: str
-    """HOST:PORT; an IPv6 address in brackets."""
-    trust_anchor: Path
-    """PEM: the roots that the authority's server certificate must lead to."""
-    token_file: Path | None
-    """The bearer token; None shows none, for an authority that knows callers by other means."""
-    lifetime: timedelta = timedelta(hours=24)
-    """Of the SVIDs asked for."""
-    cluster_id: str = "Kubernetes"
-    """Istio's name of the cluster; istiod with several clusters chooses the token check by it."""
-    server_name: str = ""
-    """Name expected in the server's certificate, if it is not the host of ``address``."""
-    timeout_seconds: float = 10.0
-    """For a whole call, connecting included."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, naming the setting."""
-        host, _, port = self.address.rpartition(":")
-        unclear = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not host or unclear or not port.isdecimal() or not 0 < int(port) <= 65535:
-            raise ConfigError(f"the authority's address {self.address!r} is not HOST:PORT")
-        if self.lifetime < timedelta(seconds=1):
-            raise ConfigError("certificates must be asked for a second at least")
 
 
 @dataclass(slots=True)

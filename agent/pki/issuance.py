@@ -17,7 +17,7 @@ __all__ = ["Authority", "CaIssuer"]
 
 
 class Authority(Protocol):
-    """Signs requests; :class:`agent.pki.ca_client.CaClient` is one."""
+    """Signs requests; :class:`agent.pki.ca_process.CaProcess` is one."""
 
     async def create_certificate(
         self, identity: Identity, csr: str, *, lifetime: timedelta

@@ -9,7 +9,8 @@ from random import Random, SystemRandom
 from typing import assert_never
 
 from agent.errors import PkiError
-from agent.pki.ca_client import CaClient, CaSettings
+from agent.pki.ca_process import CaProcess
+from agent.pki.ca_settings import CaSettings
 from agent.pki.clock import Clock, WallClock
 from agent.pki.files import FilesProvider
 from agent.pki.issuance import CaIssuer
@@ -36,16 +37,13 @@ PkiSettings = CaSettings | FilesSettings | None
 async def open_provider(
     settings: PkiSettings, *, clock: Clock | None = None, random: Random | None = None
 ) -> AsyncIterator[SvidProvider]:
-    """Yield a provider whose ``run`` is the caller's to start; closes its connections after."""
+    """Yield a provider whose ``run`` is the caller's to start; ends its process after."""
     clock = clock or WallClock()
     match settings:
         case CaSettings():
-            client = CaClient(settings)
-            issuer = CaIssuer(client, lifetime=settings.lifetime, clock=clock)
-            try:
+            async with CaProcess(settings) as authority:
+                issuer = CaIssuer(authority, lifetime=settings.lifetime, clock=clock)
                 yield Rotator(issuer.fetch, clock=clock, random=random or SystemRandom())
-            finally:
-                await client.close()
         case None:
             yield Rotator(_nothing_is_set, clock=clock, random=random or SystemRandom())
         case FilesSettings(directory=directory):

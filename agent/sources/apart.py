@@ -9,10 +9,10 @@ import io
 import json
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
+from agent.children import child_command
 from agent.sources.problems import MeshFileError, Problem
 from agent.sources.settings import MeshFile
 
@@ -21,11 +21,6 @@ __all__ = ["parse_mesh_apart"]
 _TIMEOUT_SECONDS: Final = 300.0
 """The largest file there may be takes a minute on a busy machine."""
 
-_START: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    " from agent.sources.read_child import main; main()"
-)
-
 
 def parse_mesh_apart(content: bytes, file: str, *, base: Path) -> MeshFile:
     """Do what ``parse_mesh`` does, in a process of its own. Raises MeshFileError.
@@ -33,10 +28,9 @@ def parse_mesh_apart(content: bytes, file: str, *, base: Path) -> MeshFile:
     Blocks the calling thread, but not the interpreter.
     """
     request = json.dumps({"file": file, "base": str(base)}).encode() + b"\n"
-    command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path)]
     try:
         done = subprocess.run(
-            command,
+            child_command("agent.sources.read_child"),
             input=request + content,
             capture_output=True,
             timeout=_TIMEOUT_SECONDS,

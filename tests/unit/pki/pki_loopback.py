@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from pki_world import CURL
 
-from agent.pki.ca_client import CaClient, CaSettings
+from agent.pki.ca_process import CaProcess
+from agent.pki.ca_settings import CaSettings
 from agent.pki.clock import WallClock
 from agent.pki.issuance import CaIssuer
 
@@ -23,11 +24,8 @@ def settings(tmp_path, port, **changes):
 
 @contextlib.asynccontextmanager
 async def client(tmp_path, port, **changes):
-    made = CaClient(settings(tmp_path, port, **changes))
-    try:
+    async with CaProcess(settings(tmp_path, port, **changes)) as made:
         yield made
-    finally:
-        await made.close()
 
 
 async def fetch(made, identity=CURL, lifetime=timedelta(hours=1)):

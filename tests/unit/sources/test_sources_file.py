@@ -4,6 +4,7 @@
 # ruff: noqa: ASYNC110, ASYNC240 - a test may wait by looking, and its files are small
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -268,6 +269,7 @@ def test_a_parse_apart_says_every_problem_as_here(path: Path) -> None:
 def test_a_parser_that_dies_is_a_problem_of_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart, "_START", "import os; os.kill(os.getpid(), 11)")
+    text = "import os; os.kill(os.getpid(), 11)"
+    monkeypatch.setattr(apart, "child_command", lambda _module: [sys.executable, "-c", text])
     with pytest.raises(MeshFileError, match="the process that reads it ended with -11"):
         FileSource(path).load()
