@@ -176,12 +176,17 @@ fn stranger(world: &World, server: bool, seed: u8, mut input: Input<'_>) {
     };
     let outcome = shake(world.ours(server), &mut peer, chunk);
 
-    let proved = if server {
-        let first = names.iter().find_map(|name| SpiffeId::parse(name).ok());
-        first.filter(|id| id.trust_domain() == "cluster.local")
-    } else {
-        names.contains(&SERVER).then(|| id(SERVER))
+    let only = match names[..] {
+        [only] => SpiffeId::parse(only).ok(),
+        _ => None,
     };
+    let proved = only.filter(|only| {
+        if server {
+            only.trust_domain() == "cluster.local"
+        } else {
+            only == &id(SERVER)
+        }
+    });
     let may = options & 1 == 0 && has_identity && alpn % 4 < 2;
     let session = outcome.ours.map(|session| session.peer().clone());
     assert_eq!(session.ok(), proved.filter(|_| may));

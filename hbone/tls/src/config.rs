@@ -15,7 +15,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 
 use crate::error::HandshakeError;
-use crate::identity::{ExpectedPeers, SpiffeId, first_spiffe_id};
+use crate::identity::{ExpectedPeers, SpiffeId, spiffe_id};
 use crate::verify::{ClientVerifier, ServerTrust, ServerVerifier};
 
 /// The application protocol of HBONE.
@@ -50,7 +50,7 @@ impl Svid {
         let algorithms = provider.signature_verification_algorithms;
         let store = Arc::new(parse_roots(roots)?);
         let chain = parse_chain(chain, roots)?;
-        let id = first_spiffe_id(&chain[0]).map_err(|e| wrong("chain[0]", e))?;
+        let id = spiffe_id(&chain[0]).map_err(|e| wrong("chain[0]", e))?;
         let key = Arc::new(certified_key(chain, private_key)?);
 
         let trust = Arc::new(ServerTrust {

@@ -60,6 +60,7 @@ impl HandshakeError {
             Self::BadCertificate(_) => "bad-certificate",
             Self::Identity(IdentityError::WrongTrustDomain { .. }) => "wrong-trust-domain",
             Self::Identity(IdentityError::Unexpected { .. }) => "identity-mismatch",
+            Self::Identity(IdentityError::SeveralUriNames(_)) => "several-identities",
             Self::Identity(_) => "no-identity",
             Self::NoAlpn => "no-alpn",
             Self::TlsVersion => "tls-version",
@@ -200,7 +201,7 @@ fn from_certificate_error(why: CertificateError) -> HandshakeError {
         }
         CertificateError::Other(ref inner) => match inner.0.downcast_ref::<IdentityError>() {
             Some(identity) => identity.clone().into(),
-            None => HandshakeError::BadCertificate(why.to_string()),
+            None => HandshakeError::BadCertificate(inner.0.to_string()),
         },
         other => HandshakeError::BadCertificate(other.to_string()),
     }
@@ -218,7 +219,7 @@ pub enum RecordError {
     Unexpected(&'static str),
     /// A message that cannot be decoded.
     Undecodable(&'static str),
-    /// More control messages without data than a sane peer sends.
+    /// More control messages and empty records without data than a sane peer sends.
     TooManyControlMessages,
     /// The peer ended the connection with this alert.
     Alert(AlertDescription),
@@ -298,7 +299,7 @@ impl fmt::Display for RecordError {
             Self::Unexpected(what) => write!(f, "the peer sent {what}, which is not allowed here"),
             Self::Undecodable(what) => write!(f, "the peer sent {what} that cannot be decoded"),
             Self::TooManyControlMessages => {
-                f.write_str("the peer sent too many TLS control messages without any data between")
+                f.write_str("the peer sent too many TLS control messages, or empty records, with too little data between")
             }
             Self::Alert(alert) => {
                 write!(

@@ -5,7 +5,7 @@ use rustls::ContentType;
 use rustls::pki_types::CertificateDer;
 
 use crate::error::RecordError;
-use crate::identity::{ExpectedPeers, IdentityError, SpiffeId, first_spiffe_id, uri_names};
+use crate::identity::{ExpectedPeers, IdentityError, SpiffeId, spiffe_id, uri_names};
 use crate::session::Session;
 
 /// Seals a record of any content type, as a hostile peer with the right keys would.
@@ -24,12 +24,17 @@ pub fn uris(der: &[u8]) -> Result<Vec<String>, IdentityError> {
     uri_names(&CertificateDer::from(der))
 }
 
+/// Whether the key usage of a DER certificate lets it be one end of a connection.
+pub fn allows_tls(der: &[u8]) -> bool {
+    crate::usage::allows_tls(der)
+}
+
 /// The identity a DER certificate proves to a server.
 ///
 /// # Errors
 /// If it proves none.
 pub fn identity(der: &[u8]) -> Result<SpiffeId, IdentityError> {
-    first_spiffe_id(&CertificateDer::from(der))
+    spiffe_id(&CertificateDer::from(der))
 }
 
 /// The identity among `expected` that a DER certificate proves to a client.

@@ -48,8 +48,8 @@ enum State {
 impl Handshake {
     /// Begins as a client; the first step, with empty input, yields the ClientHello.
     ///
-    /// The server must prove one of `expected`: its chain must lead to our roots and *any* of its
-    /// URI names be one of them. This is judged before our certificate is sent.
+    /// The server must prove one of `expected`: its chain must lead to our roots and its one URI name
+    /// be one of them. This is judged before our certificate is sent.
     ///
     /// # Errors
     /// [`HandshakeError::Internal`] if there is no randomness.
@@ -66,7 +66,7 @@ impl Handshake {
     /// Begins as a server.
     ///
     /// The client must prove an identity of our own trust domain: its chain must lead to our roots,
-    /// and its first URI name that is a SPIFFE ID is who it is.
+    /// and its one URI name is who it is.
     ///
     /// # Errors
     /// [`HandshakeError::Internal`] if there is no randomness.

@@ -159,21 +159,13 @@ impl ExpectedPeers {
         &self.0
     }
 
-    /// The identity among these that the certificate carries as *any* of its URI names.
+    /// The identity among these that the certificate proves.
     pub(crate) fn find(&self, cert: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
-        let mut presented = Vec::new();
-        for uri in uri_names(cert)? {
-            if let Some(id) = self.0.iter().find(|id| id.as_str() == uri) {
-                return Ok(id.clone());
-            }
-            presented.push(printable(&uri));
-        }
-        if presented.is_empty() {
-            return Err(IdentityError::NoUriName);
-        }
-        Err(IdentityError::Unexpected {
+        let uri = only_uri_name(cert)?;
+        let found = self.0.iter().find(|id| id.as_str() == uri);
+        found.cloned().ok_or_else(|| IdentityError::Unexpected {
             expected: self.clone(),
-            presented,
+            presented: printable(&uri),
         })
     }
 }
@@ -184,25 +176,17 @@ impl From<SpiffeId> for ExpectedPeers {
     }
 }
 
-/// The identity of a certificate: its first URI name that is a valid SPIFFE ID.
-pub(crate) fn first_spiffe_id(cert: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
-    let mut first_problem = IdentityError::NoUriName;
-    for uri in uri_names(cert)? {
-        match SpiffeId::parse(&uri) {
-            Ok(id) => return Ok(id),
-            Err(problem) if first_problem == IdentityError::NoUriName => first_problem = problem,
-            Err(_) => {}
-        }
-    }
-    Err(first_problem)
+/// The identity of a certificate: its one URI name.
+pub(crate) fn spiffe_id(cert: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
+    SpiffeId::parse(&only_uri_name(cert)?)
 }
 
-/// Like [`first_spiffe_id`], and the identity must be of this trust domain.
+/// Like [`spiffe_id`], and the identity must be of this trust domain.
 pub(crate) fn spiffe_id_in(
     trust_domain: &str,
     cert: &CertificateDer<'_>,
 ) -> Result<SpiffeId, IdentityError> {
-    let id = first_spiffe_id(cert)?;
+    let id = spiffe_id(cert)?;
     if id.trust_domain() == trust_domain {
         return Ok(id);
     }
@@ -210,6 +194,18 @@ pub(crate) fn spiffe_id_in(
         expected: trust_domain.into(),
         got: id,
     })
+}
+
+/// X509-SVID section 2: exactly one URI name, and a certificate with more must be refused. Else one
+/// that was issued for two would be taken for whichever the reader looks at. Names of other kinds
+/// prove nothing and are not looked at.
+fn only_uri_name(cert: &CertificateDer<'_>) -> Result<String, IdentityError> {
+    let mut names = uri_names(cert)?;
+    match (names.pop(), names.len()) {
+        (Some(name), 0) => Ok(name),
+        (None, _) => Err(IdentityError::NoUriName),
+        (Some(_), others) => Err(IdentityError::SeveralUriNames(others + 1)),
+    }
 }
 
 pub(crate) fn uri_names(cert: &CertificateDer<'_>) -> Result<Vec<String>, IdentityError> {
@@ -226,6 +222,8 @@ pub enum IdentityError {
     BadCertificate(String),
     /// There is no URI name in it.
     NoUriName,
+    /// There are this many URI names, so it is not clear whom it proves.
+    SeveralUriNames(usize),
     /// A URI is not a SPIFFE ID of the form this mesh uses.
     Malformed {
         /// The URI, cut and escaped for printing.
@@ -240,12 +238,12 @@ pub enum IdentityError {
         /// The identity that was proved.
         got: SpiffeId,
     },
-    /// None of the URI names is one of the identities that may be at this address.
+    /// The URI name is none of the identities that may be at this address.
     Unexpected {
         /// Who may be there.
         expected: ExpectedPeers,
-        /// Every URI name presented, cut and escaped for printing.
-        presented: Vec<String>,
+        /// The URI name presented, cut and escaped for printing.
+        presented: String,
     },
 }
 
@@ -256,6 +254,11 @@ impl fmt::Display for IdentityError {
             Self::NoUriName => f.write_str(
                 "the certificate carries no URI name, so it proves no SPIFFE identity; it was \
                  likely not issued for a workload of a mesh",
+            ),
+            Self::SeveralUriNames(count) => write!(
+                f,
+                "the certificate carries {count} URI names where a SPIFFE identity is exactly one; \
+                 whoever issues certificates should not have signed it"
             ),
             Self::Malformed { uri, problem } => {
                 write!(
@@ -272,11 +275,7 @@ impl fmt::Display for IdentityError {
                 expected,
                 presented,
             } => {
-                write!(
-                    f,
-                    "the certificate proves {}, but ",
-                    presented.join(" and ")
-                )?;
+                write!(f, "the certificate proves {presented}, but ")?;
                 match expected.ids() {
                     [] => f.write_str("no identity is accepted at this address"),
                     ids => {

@@ -25,6 +25,7 @@ mod handshake;
 mod identity;
 mod record;
 mod session;
+mod usage;
 mod verify;
 
 pub use config::{Svid, SvidError};

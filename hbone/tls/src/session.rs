@@ -163,7 +163,7 @@ impl Session {
     }
 
     fn control(&mut self, typ: ContentType, content: &[u8]) -> Result<Opened, RecordError> {
-        self.inbox.control()?;
+        self.inbox.without_data()?;
         match typ {
             ContentType::Handshake => {
                 if let Some(update) = self.inbox.handshake(content, &self.kernel)? {

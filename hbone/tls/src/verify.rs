@@ -19,6 +19,7 @@ use rustls::{
 };
 
 use crate::identity::{ExpectedPeers, IdentityError, spiffe_id_in};
+use crate::usage;
 
 /// What a server's certificate must satisfy; the part that every connection of an SVID shares.
 #[derive(Debug)]
@@ -44,7 +45,17 @@ impl ServerTrust {
             now,
             algorithms,
         )
-        .map_err(foreign_namesake)
+        .map_err(foreign_namesake)?;
+        check_usage(leaf)
+    }
+}
+
+/// What rustls-webpki leaves to others; see [`usage`].
+fn check_usage(leaf: &CertificateDer<'_>) -> Result<(), Error> {
+    if usage::allows_tls(leaf) {
+        Ok(())
+    } else {
+        Err(CertificateError::InvalidPurpose.into())
     }
 }
 
@@ -140,6 +151,7 @@ impl ClientCertVerifier for ClientVerifier {
             .chain
             .verify_client_cert(end_entity, intermediates, now)
             .map_err(foreign_namesake)?;
+        check_usage(end_entity)?;
         spiffe_id_in(&self.trust_domain, end_entity).map_err(identity_refused)?;
         Ok(verified)
     }

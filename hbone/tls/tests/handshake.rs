@@ -125,23 +125,9 @@ fn an_intermediate_in_the_chain_is_followed_and_the_root_not_sent() {
 }
 
 #[test]
-fn the_first_valid_spiffe_name_of_a_client_is_its_identity() {
+fn any_of_the_expected_identities_will_do() {
     let ca = Ca::new("cluster.local");
-    let uris = [
-        "https://example.com/x",
-        "spiffe://cluster.local/odd",
-        CLIENT,
-        SERVER,
-    ];
-    let mut peer = PeerOptions::new(ca.issue(&uris)).client();
-    let outcome = shake(server(&ca.svid(SERVER)), &mut peer, WHOLE);
-    assert_eq!(outcome.ours.unwrap().peer(), &id(CLIENT));
-}
-
-#[test]
-fn any_name_of_a_server_may_be_the_expected_one() {
-    let ca = Ca::new("cluster.local");
-    let mut peer = PeerOptions::new(ca.issue(&["https://a.b/", CLIENT, SERVER])).server();
+    let mut peer = PeerOptions::new(ca.issue(&[SERVER])).server();
     let expected = ExpectedPeers::any_of([id("spiffe://x/ns/y/sa/z"), id(SERVER)]);
     let handshake = Handshake::client(&ca.svid(CLIENT), &expected).unwrap();
     assert_eq!(
@@ -165,7 +151,7 @@ fn a_server_with_another_identity_is_refused() {
         panic!("{error}");
     };
     assert_eq!(expected.ids(), [id(SERVER)]);
-    assert_eq!(presented, &[other]);
+    assert_eq!(presented, other);
     assert_eq!(error.reason(), REASON_PEER_IDENTITY_MISMATCH);
     assert!(error.to_string().contains(other) && error.to_string().contains(SERVER));
     assert!(
@@ -189,7 +175,7 @@ fn nobody_expected_means_nobody_accepted() {
 fn a_client_of_another_trust_domain_is_refused() {
     let ca = Ca::new("cluster.local");
     let foreign = "spiffe://other.example/ns/shop/sa/curl";
-    let mut peer = PeerOptions::new(ca.issue(&[foreign, CLIENT])).client();
+    let mut peer = PeerOptions::new(ca.issue(&[foreign])).client();
     let outcome = shake(server(&ca.svid(SERVER)), &mut peer, WHOLE);
     let error = outcome.ours.unwrap_err();
     assert_eq!(error.token(), "wrong-trust-domain");

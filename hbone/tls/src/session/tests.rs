@@ -170,16 +170,42 @@ fn control_messages_of_every_kind_count_together() {
             "Control"
         );
     }
-    // An empty record of data does not make up for them, a real one does.
-    let empty = seal(&mut client, b"").unwrap();
-    open_all(&mut server, &empty).unwrap();
-    let data = seal(&mut client, b"x").unwrap();
-    open_all(&mut server, &data).unwrap();
+    // So much data makes up for one.
+    for part in [100, 156] {
+        let data = seal(&mut client, &vec![0; part]).unwrap();
+        open_all(&mut server, &data).unwrap();
+    }
     assert_eq!(
         receive(&mut server, &mut client, ContentType::Alert, &[1, 90]),
         "Control"
     );
-    for _ in 0..31 {
+    let data = seal(&mut client, &[0; 255]).unwrap();
+    open_all(&mut server, &data).unwrap();
+    let said = receive(&mut server, &mut client, ContentType::Alert, &[1, 90]);
+    assert!(said.contains("too many"), "{said}");
+}
+
+#[test]
+fn empty_records_count_like_control_messages() {
+    let (mut client, mut server) = ours();
+    for _ in 0..32 {
+        let empty = seal(&mut client, b"").unwrap();
+        assert_eq!(
+            open_all(&mut server, &empty).unwrap().1,
+            Some(Opened::Data(0))
+        );
+    }
+    let empty = seal(&mut client, b"").unwrap();
+    let error = open_all(&mut server, &empty).unwrap_err();
+    assert_eq!(error, RecordError::TooManyControlMessages);
+}
+
+#[test]
+fn much_data_pays_for_no_more_than_was_owed() {
+    let (mut client, mut server) = ours();
+    let data = seal(&mut client, &[0; 16_000]).unwrap();
+    open_all(&mut server, &data).unwrap();
+    for _ in 0..32 {
         receive(&mut server, &mut client, ContentType::Alert, &[1, 90]);
     }
     let said = receive(&mut server, &mut client, ContentType::Alert, &[1, 90]);

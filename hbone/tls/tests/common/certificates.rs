@@ -33,7 +33,16 @@ impl Ca {
     }
 
     pub fn intermediate(&self, name: &str) -> Self {
-        let params = ca_params(name);
+        self.intermediate_with(name, |_| {})
+    }
+
+    pub fn intermediate_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = ca_params(name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let der = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
         Self {
