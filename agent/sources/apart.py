@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses a mesh file in a process of its own, so that an agent pays for the result only.
 
-10,000 workloads take some 3 s of CPU and 100 MB to parse and check. In a thread of the agent they
+10,000 workloads take a second of CPU and 100 MB to parse and check. In a thread of the agent they
 would take turns with everything else that Python does there, and the memory would not come back.
 """
 

@@ -54,7 +54,7 @@ def parse_mesh(text: bytes, file: str, *, base: Path) -> MeshFile:
     reader = _Converter(document, {path[:2] for path, _ in by_path}, base)
     mesh_file = reader.convert()
     problems += reader.problems
-    problems += check_references(document, reader.broken)
+    problems += check_references(document, reader.broken, reader.addresses)
     if problems:
         raise MeshFileError(file, problems)
     return mesh_file
@@ -66,6 +66,9 @@ class _Converter:
     def __init__(self, document: Document, broken: set[FieldPath], base: Path) -> None:
         self.problems: list[Problem] = []
         self.broken = broken
+        self.addresses: dict[str, IpAddress] = {}
+        """What the text of an address stands for, once it was seen."""
+
         self._document = document
         self._top: Raw = document.value
         self._base = base
@@ -119,11 +122,14 @@ class _Converter:
         return tuple(found)
 
     def _address(self, text: str, path: FieldPath) -> IpAddress | None:
+        found = self.addresses.get(text)
+        if found is not None:
+            return found
         try:
-            return parse_unicast_address(text)
+            found = self.addresses[text] = parse_unicast_address(text)
         except ModelError as error:
             self.problems.append(self._document.problem(path, str(error)))
-            return None
+        return found
 
     def _agent(self, raw: Raw) -> AgentSettings:
         tunnel = raw.get("tunnel", {})

@@ -5,22 +5,27 @@ Names given twice, names that resolve to nothing, addresses that two things clai
 these is a mistake; the compiler, which hears of moments between two states, decides them instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agent.sources.problems import FieldPath, Problem, format_field
 from agent.sources.yaml_text import Document
-from mesh.model.address import IpAddress, parse_address
+from mesh.model.address import IpAddress
 
 __all__ = ["check_references"]
 
 Raw = dict[str, Any]
 
 
-def check_references(document: Document, broken: AbstractSet[FieldPath]) -> list[Problem]:
-    """Every problem between entries. ``broken`` entries are only asked for their names."""
-    check = _References(document, broken)
+def check_references(
+    document: Document, broken: AbstractSet[FieldPath], addresses: Mapping[str, IpAddress]
+) -> list[Problem]:
+    """Every problem between entries. ``broken`` entries are only asked for their names.
+
+    ``addresses`` has the value of each address that stands in one of the others.
+    """
+    check = _References(document, broken, addresses)
     check.names()
     check.nodes()
     check.addresses()
@@ -32,10 +37,16 @@ def check_references(document: Document, broken: AbstractSet[FieldPath]) -> list
 class _References:
     """The claims made so far, and what two entries claim."""
 
-    def __init__(self, document: Document, broken: AbstractSet[FieldPath]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        broken: AbstractSet[FieldPath],
+        addresses: Mapping[str, IpAddress],
+    ) -> None:
         self.problems: list[Problem] = []
         self._document = document
         self._broken = broken
+        self._addresses = addresses
         self._claims: dict[object, FieldPath] = {}
         self._node_names = {raw.get("name") for _, raw in self._entries("nodes")}
         self._workload_names = {_full_name(raw) for _, raw in self._entries("workloads")}
@@ -57,12 +68,12 @@ class _References:
 
     def addresses(self) -> None:
         for path, raw in self._sound("nodes"):
-            for place, address in _addresses(raw, path, "addresses"):
+            for place, address in self._addresses_of(raw, path, "addresses"):
                 self._claim(address, place, f"address {address}")
         for path, raw in self._sound("workloads"):
             if raw.get("hostNetwork"):
                 continue  # its addresses are the node's
-            for place, address in _addresses(raw, path, "addresses"):
+            for place, address in self._addresses_of(raw, path, "addresses"):
                 self._claim(address, place, f"address {address}")
         self._vips()
 
@@ -70,7 +81,7 @@ class _References:
         """A VIP may be shared by services with different ports, but with nothing else."""
         dialled: dict[object, FieldPath] = {}
         for path, raw in self._sound("services"):
-            for place, vip in _addresses(raw, path, "vips"):
+            for place, vip in self._addresses_of(raw, path, "vips"):
                 holder = self._claims.get(vip)
                 if holder is not None:
                     self._taken(place, f"address {vip}", holder)
@@ -128,11 +139,12 @@ class _References:
         """Every entry that has no problem of its own."""
         return ((path, raw) for path, raw in self._entries(section) if path not in self._broken)
 
+    def _addresses_of(
+        self, raw: Raw, path: FieldPath, name: str
+    ) -> Iterator[tuple[FieldPath, IpAddress]]:
+        for index, text in enumerate(raw.get(name, ())):
+            yield (*path, name, index), self._addresses[text]
+
 
 def _full_name(raw: Raw) -> str:
     return f"{raw.get('namespace')}/{raw.get('name')}"
-
-
-def _addresses(raw: Raw, path: FieldPath, name: str) -> Iterator[tuple[FieldPath, IpAddress]]:
-    for index, text in enumerate(raw.get(name, ())):
-        yield (*path, name, index), parse_address(text)
