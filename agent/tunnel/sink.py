@@ -73,16 +73,13 @@ class TunnelWant:
     """By SPIFFE ID."""
 
 
-_PeerPut = tuple[int, list[str], list[str]]
-
-
 class TunnelSink:
     """Remembers what the core holds, applies differences. ``apply`` runs in the core's thread."""
 
     def __init__(self, *, remove_drain_ms: int) -> None:
         self._remove_drain_ms = remove_drain_ms
         self._services: dict[int, str] = {}
-        self._peers: dict[int, _PeerPut] = {}
+        self._peers: dict[WorkloadId, PeerRow] = {}
         self._peer_rows: Mapping[WorkloadId, PeerRow] = {}
         self._svids: dict[str, Svid] = {}
         self._pods: dict[str, tuple[EnrolledPod, str]] = {}
@@ -120,28 +117,25 @@ class TunnelSink:
                 del self._services[number]
 
     def _put_peers(self, core: "Core", want: TunnelWant) -> None:
-        if want.tables.peers is self._peer_rows:
+        rows = want.tables.peers
+        if rows is self._peer_rows:
             return
-        changed = []
-        for row in want.tables.peers.values():
-            if row.enrolled and self._peer_rows.get(row.key) is not row:
-                put = (int(row.key), [str(a) for a in row.addresses], [str(row.identity)])
-                if self._peers.get(put[0]) != put:
-                    changed.append(put)
+        changed = [
+            row
+            for number, row in rows.items()
+            if row.enrolled and not _same_peer(self._peers.get(number), row)
+        ]
         if changed:
-            core.put_peers(changed)
-            self._peers.update((put[0], put) for put in changed)
-        self._peer_rows = want.tables.peers
+            core.put_peers([_peer_put(row) for row in changed])
+        # Rows that say the same to the core are taken too: else the old ones would stay in memory.
+        self._peers.update((number, row) for number, row in rows.items() if row.enrolled)
+        self._peer_rows = rows
 
     def _remove_peers(self, core: "Core", want: TunnelWant) -> None:
         rows = want.tables.peers
-        gone = []
-        for number in self._peers:
-            row = rows.get(WorkloadId(number))
-            if row is None or not row.enrolled:
-                gone.append(number)
+        gone = [n for n in self._peers if (row := rows.get(n)) is None or not row.enrolled]
         if gone:
-            core.remove_peers(gone)
+            core.remove_peers([int(number) for number in gone])
             for number in gone:
                 del self._peers[number]
 
@@ -216,6 +210,17 @@ class TunnelSink:
         log.error(
             "the tunnel core refused a %s", noun, extra={"fields": {noun: name, "error": error}}
         )
+
+
+def _same_peer(have: PeerRow | None, want: PeerRow) -> bool:
+    """Whether the core would hear nothing new."""
+    return have is want or (
+        have is not None and have.addresses == want.addresses and have.identity == want.identity
+    )
+
+
+def _peer_put(row: PeerRow) -> tuple[int, list[str], list[str]]:
+    return int(row.key), [str(address) for address in row.addresses], [str(row.identity)]
 
 
 def _same_pod(one: EnrolledPod, other: EnrolledPod) -> bool:
