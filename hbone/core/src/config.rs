@@ -24,6 +24,9 @@ pub struct Config {
     /// most loses the stream that holds most: else one with many tunnels (a window of 16 MiB each)
     /// would have the agent killed.
     pub pending_limit: usize,
+    /// Records sealed under one key before a KeyUpdate changes it (RFC 8446 section 5.5). At most what
+    /// hbone-tls allows AES-GCM, which is also the default; fewer is for tests.
+    pub records_per_key: u64,
     /// How long a worker looks for more before it sleeps, where that has paid lately; 0 is never.
     pub spin: Duration,
 }
@@ -39,6 +42,7 @@ impl Default for Config {
             pool_idle: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             pending_limit: 256 << 20,
+            records_per_key: u64::MAX,
             spin: Duration::ZERO,
         }
     }

@@ -4,6 +4,7 @@
 use rustls::ContentType;
 use rustls::pki_types::CertificateDer;
 
+use crate::control::KEY_UPDATE_MESSAGE;
 use crate::error::RecordError;
 use crate::identity::{ExpectedPeers, IdentityError, SpiffeId, spiffe_id, uri_names};
 use crate::session::Session;
@@ -14,6 +15,15 @@ use crate::session::Session;
 /// As [`Session::seal`].
 pub fn seal_as(session: &mut Session, typ: u8, content: &[u8]) -> Result<Vec<u8>, RecordError> {
     session.seal_control(ContentType::from(typ), content)
+}
+
+/// Changes the session's own key now, and asks the peer to change its own if `requested`.
+///
+/// # Errors
+/// As [`Session::seal`].
+pub fn seal_key_update(session: &mut Session, requested: bool) -> Result<Vec<u8>, RecordError> {
+    let [typ, a, b, c, _] = KEY_UPDATE_MESSAGE;
+    session.seal_key_update([typ, a, b, c, u8::from(requested)])
 }
 
 /// Every URI name of a DER certificate.

@@ -8,7 +8,7 @@ use rustls::{AlertDescription, ContentType, ExtractedSecrets};
 use crate::control::{Inbox, KEY_UPDATE_MESSAGE, Kernel};
 use crate::error::RecordError;
 use crate::identity::SpiffeId;
-use crate::record::{HEADER_LEN, OVERHEAD, Opener, Sealer};
+use crate::record::{HEADER_LEN, OVERHEAD, Opener, Sealer, record_body_len};
 
 /// RFC 8446 section 5.5: 2^24.5 full records of AES-GCM under one key; rustls stops at 2^24.
 const MAX_RECORDS_PER_KEY: u64 = 1 << 24;
@@ -93,6 +93,15 @@ impl Session {
         self.sealer.seal(record, ContentType::ApplicationData)
     }
 
+    /// [`crate::record_body_len`] of a header that has arrived; what it refuses ends the session.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[inline]
+    pub fn body_len(&mut self, header: [u8; HEADER_LEN]) -> Result<usize, RecordError> {
+        record_body_len(header).inspect_err(|&error| self.fail(error))
+    }
+
     /// Opens a record in place, the body being exactly as long as
     /// [`crate::record_body_len`]`(header)` says.
     ///
@@ -147,6 +156,11 @@ impl Session {
     /// default, which stays 10,000 below the 2^24 that RFC 8446 section 5.5 leaves AES-GCM.
     pub fn set_records_per_key(&mut self, records: u64) {
         self.records_per_key = records.clamp(1, MAX_RECORDS_PER_KEY - KEY_UPDATE_MARGIN);
+    }
+
+    /// An error has ended the session: nothing but its alert may be sent any more.
+    pub fn has_failed(&self) -> bool {
+        self.receiving == Receiving::Failed
     }
 
     /// Ends the session with a fatal alert of the caller's choice.
@@ -223,13 +237,15 @@ impl Session {
         // Sealed under the old key here, so that it stands in the right place among the records
         // sealed before and after, however late the caller asks.
         self.key_update_due = false;
-        let record = self
-            .seal_control(ContentType::Handshake, &KEY_UPDATE_MESSAGE)
-            .and_then(|record| {
-                self.sealer = Sealer::new(self.kernel.next_tx()?)?;
-                Ok(record)
-            });
+        let record = self.seal_key_update(KEY_UPDATE_MESSAGE);
         record.inspect_err(|&error| self.fail(error)).ok()
+    }
+
+    /// The last record under the old key; what is sealed next is under the new one.
+    pub(crate) fn seal_key_update(&mut self, message: [u8; 5]) -> Result<Vec<u8>, RecordError> {
+        let record = self.seal_control(ContentType::Handshake, &message)?;
+        self.sealer = Sealer::new(self.kernel.next_tx()?)?;
+        Ok(record)
     }
 
     pub(crate) fn seal_control(

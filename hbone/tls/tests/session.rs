@@ -150,6 +150,12 @@ fn headers_that_are_not_of_protected_records_are_refused_early() {
             "{typ}"
         );
     }
+    let (mut client, mut server) = ours();
+    let too_long = [23, 3, 3, 0x41, 1];
+    assert_eq!(client.body_len(too_long), Err(RecordError::TooLong));
+    let overflow = RecordError::Alert(AlertDescription::RecordOverflow);
+    let alert = pending(&mut client);
+    assert_eq!(open_all(&mut server, &alert), Err(overflow));
     // A ChangeCipherSpec was allowed during the handshake only.
     let (mut client, _) = ours();
     let error = client.open([20, 3, 3, 0, 1], &mut [1]).unwrap_err();

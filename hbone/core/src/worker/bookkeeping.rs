@@ -103,10 +103,15 @@ impl Worker {
         let Some(tunnel) = self.tunnels.get_mut(handle) else {
             return;
         };
-        if let State::Open(open) = &mut tunnel.state
-            && reason == Reason::None
-        {
-            open.session.close();
+        if let State::Open(open) = &mut tunnel.state {
+            if reason == Reason::None {
+                open.session.close();
+            }
+            if open.session.has_failed() {
+                // Whatever else waits cannot be sealed any more, and must not hold the alert back.
+                tunnel.outbox.abandon_record();
+                open.h2.control_taken(open.h2.control().len());
+            }
         }
         if !tunnel.hung_up {
             let _ = self.send_out(handle);

@@ -221,6 +221,11 @@ impl Outbox {
         }
     }
 
+    /// Drops what is not sealed: its session has failed, so it never will be.
+    pub fn abandon_record(&mut self) {
+        self.end = self.sealed;
+    }
+
     fn abandon_empty_record(&mut self) {
         if self.end == self.sealed + HEADER_LEN {
             self.end = self.sealed;

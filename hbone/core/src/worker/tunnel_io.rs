@@ -10,7 +10,7 @@ use crate::slab::Handle;
 use hbone_proto::{Config as H2Config, Connection, Millis, Reason, Role};
 use hbone_sys::poll::EventFlags;
 use hbone_sys::{Errno, socket};
-use hbone_tls::{HEADER_LEN, Handshake, Opened, RecordError, record_body_len};
+use hbone_tls::{HEADER_LEN, Handshake, Opened, RecordError};
 use std::sync::Arc;
 
 /// Why a tunnel must be closed, and what to tell the person on call.
@@ -126,7 +126,7 @@ impl Worker {
             else {
                 break;
             };
-            let length = record_body_len(header).map_err(record_lost)?;
+            let length = open.session.body_len(header).map_err(record_lost)?;
             let start = used + HEADER_LEN;
             let Some(body) = bytes.get_mut(start..start + length) else {
                 break;
@@ -172,7 +172,8 @@ impl Worker {
             else {
                 return Ok(step.consumed);
             };
-            let session = handshake.finish().map_err(failed)?;
+            let mut session = handshake.finish().map_err(failed)?;
+            session.set_records_per_key(self.config.records_per_key);
             let (role, mut config) = match tunnel.direction {
                 Direction::Outbound => (Role::Client, H2Config::client()),
                 Direction::Inbound => (Role::Server, H2Config::server()),

@@ -58,7 +58,7 @@ pub fn record(upstream: SocketAddr, workload: u32) -> FlowRecord {
 }
 
 pub struct Authority {
-    der: Vec<u8>,
+    pub der: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -80,17 +80,28 @@ impl Authority {
 
     /// Issued here, with the roots of others as well.
     pub fn svid_that_also_trusts(&self, identity: &str, others: &[&Self]) -> Svid {
+        let (leaf, key) = self.issue(identity, |_| {});
+        let mut roots = vec![self.der.clone()];
+        roots.extend(others.iter().map(|other| other.der.clone()));
+        Svid::new(&[leaf], &key, &roots).unwrap()
+    }
+
+    /// A leaf that was changed before it was signed, and its key.
+    pub fn issue(
+        &self,
+        identity: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Vec<u8>, Vec<u8>) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
-        let mut roots = vec![self.der.clone()];
-        roots.extend(others.iter().map(|other| other.der.clone()));
-        Svid::new(&[leaf], &key.serialize_der(), &roots).unwrap()
+        (leaf, key.serialize_der())
     }
 }
 

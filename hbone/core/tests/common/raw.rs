@@ -131,6 +131,21 @@ impl Client {
         });
     }
 
+    /// Takes one record in, DATA collected; true if TLS itself had something to say.
+    pub fn read_one(&mut self) -> bool {
+        let Some(body) = self.record().unwrap() else {
+            return true;
+        };
+        let mut events = Vec::new();
+        self.h2.recv(Millis(0), &body, &mut events).unwrap();
+        for event in &events {
+            if let Event::Data { range, .. } = event {
+                self.data.extend_from_slice(&body[range.clone()]);
+            }
+        }
+        false
+    }
+
     /// The next record's content; `None` if TLS itself had something to say.
     fn record(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut header = [0; HEADER_LEN];
