@@ -119,6 +119,8 @@ class Compiler:
             enrollments=merge_table(
                 before.enrollments, lambda g: g.enrollments, workloads, workload_changes
             ),
-            peers=merge_table(before.peers, lambda g: g.peers, workloads, workload_changes),
+            peers=merge_table(
+                before.peers, lambda g: {g.peer.key: g.peer}, workloads, workload_changes
+            ),
             svids=merge_table(before.svids, lambda g: g.svids, workloads, workload_changes),
         )

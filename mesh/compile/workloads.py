@@ -17,6 +17,10 @@ __all__ = ["WorkloadGroup", "WorkloadInputs", "compile_workload", "usable_addres
 
 NOTHING_LOST: Final[frozenset[IpAddress]] = frozenset()
 
+_NO_ENROLLMENTS: Final[Mapping[WorkloadUid, EnrollmentRow]] = {}
+_NO_SVIDS: Final[Mapping[Identity, SvidRow]] = {}
+"""Of the thousands on other nodes: one for all."""
+
 _NOT_CAPTURABLE: Final = "is enrolled on this node but has no netns; it cannot be captured"
 
 
@@ -34,7 +38,7 @@ class WorkloadGroup:
     """The rows that one workload brings."""
 
     workloads: Mapping[IpAddress, WorkloadRow]
-    peers: Mapping[WorkloadId, PeerRow]
+    peer: PeerRow
     enrollments: Mapping[WorkloadUid, EnrollmentRow]
     svids: Mapping[Identity, SvidRow]
     warnings: tuple[str, ...]
@@ -54,24 +58,25 @@ def compile_workload(inputs: WorkloadInputs, node: NodeConfig) -> WorkloadGroup:
         )
         for address in reachable
     }
-    enrollments: dict[WorkloadUid, EnrollmentRow] = {}
-    svids: dict[Identity, SvidRow] = {}
+    enrollments: Mapping[WorkloadUid, EnrollmentRow] = _NO_ENROLLMENTS
+    svids: Mapping[Identity, SvidRow] = _NO_SVIDS
     warnings: tuple[str, ...] = ()
     if enrolled and local:
-        svids[workload.identity] = SvidRow(workload.identity)
+        svids = {workload.identity: SvidRow(workload.identity)}
         if workload.netns is not None:
-            enrollments[workload.uid] = EnrollmentRow(
+            row = EnrollmentRow(
                 key=workload.uid,
                 workload_id=workload_id,
                 identity=workload.identity,
                 netns=workload.netns,
                 addresses=own,
             )
+            enrollments = {row.key: row}
         else:
             warnings = (f"workload {workload.namespace}/{workload.name} {_NOT_CAPTURABLE}",)
     return WorkloadGroup(
         workloads=rows,
-        peers={workload_id: _peer(inputs, own, enrolled=enrolled)},
+        peer=_peer(inputs, own, enrolled=enrolled),
         enrollments=enrollments,
         svids=svids,
         warnings=warnings,
