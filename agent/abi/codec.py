@@ -10,6 +10,7 @@ from agent.abi.structs import Address
 
 __all__ = [
     "UNSPECIFIED",
+    "address_bytes",
     "decode",
     "decode_address",
     "decode_port",
@@ -27,10 +28,13 @@ UNSPECIFIED = bytes(16)
 
 def encode_address(address: IPv4Address | IPv6Address | None) -> "ctypes.Array[ctypes.c_uint8]":
     """``struct address``; None is all zero."""
-    if address is None:
-        return Address()
+    return Address() if address is None else Address.from_buffer_copy(address_bytes(address))
+
+
+def address_bytes(address: IPv4Address | IPv6Address) -> bytes:
+    """The bytes of a ``struct address``, which has no member but them."""
     packed = address.packed
-    return Address.from_buffer_copy(packed if len(packed) == 16 else _V4_PREFIX + packed)
+    return packed if len(packed) == 16 else _V4_PREFIX + packed
 
 
 def decode_address(

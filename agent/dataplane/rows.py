@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of Tables as the bytes of the kernel's maps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from agent.abi import structs
-from agent.abi.codec import encode_address, encode_port
-from mesh.tables import EndpointRow, FrontendKey, FrontendRow, Tables, WorkloadRow
+from agent.abi.codec import address_bytes, encode_address, encode_port
+from mesh.tables import EndpointRow, FrontendKey, FrontendRow, Route, Tables, WorkloadId
 
 __all__ = ["MapContent", "endpoints_content", "frontends_content", "workloads_content"]
 
@@ -41,13 +41,20 @@ def endpoints_content(tables: Tables) -> MapContent:
     }
 
 
-def _workload(row: WorkloadRow) -> bytes:
-    flags = structs.WorkloadFlag.ENROLLED if row.enrolled else 0
-    flags |= structs.WorkloadFlag.LOCAL if row.local else 0
-    return bytes(structs.Workload(row.workload_id, flags, row.route))
+def _workload(workload_id: WorkloadId, route: Route, *, enrolled: bool, local: bool) -> bytes:
+    flags = structs.WorkloadFlag.ENROLLED if enrolled else 0
+    flags |= structs.WorkloadFlag.LOCAL if local else 0
+    return bytes(structs.Workload(workload_id, flags, route))
 
 
 def workloads_content(tables: Tables) -> MapContent:
-    """The map ``workloads``."""
-    rows: Iterable[WorkloadRow] = tables.workloads.values()
-    return {bytes(encode_address(row.key)): _workload(row) for row in rows}
+    """The map ``workloads``. The addresses of a workload share one value."""
+    content: dict[bytes, bytes] = {}
+    values: dict[tuple[WorkloadId, Route, bool, bool], bytes] = {}
+    for row in tables.workloads.values():
+        says = (row.workload_id, row.route, row.enrolled, row.local)
+        value = values.get(says)
+        if value is None:
+            value = values[says] = _workload(*says[:2], enrolled=row.enrolled, local=row.local)
+        content[address_bytes(row.key)] = value
+    return content
