@@ -92,7 +92,7 @@ class Dataplane:
         self._generation = 0
         self._workload_ids: frozenset[int] | None = None
         self._held: Tables | None = None
-        """The tables that the kernel holds exactly: what is the same object again needs no work."""
+        """The tables that the kernel holds exactly; None where that is not known."""
 
     async def start(self) -> None:
         """Compiles or adopts the programs and attaches them; MeshError says what is in the way."""
@@ -155,9 +155,9 @@ class Dataplane:
         *,
         in_sync: bool,
     ) -> None:
-        content = self._changed_content(tables)
+        changes = rows.map_changes(self._held, tables)
         self._held = None  # until all of it is there
-        writes = sum(self._tables[name].add(want) for name, want in content.items())
+        writes = sum(self._tables[name].add(change.content) for name, change in changes.items())
         gone = self._enrolling.pods.keys() - tables.enrollments.keys() if in_sync else frozenset()
         for row in tables.enrollments.values():
             before = self._enrolling.pods.get(row.key)
@@ -166,27 +166,14 @@ class Dataplane:
                 changed.append(pod)
         if in_sync:
             self._remove_pods(tables, changed)
-            for name in reversed(content):
-                writes += self._tables[name].remove(content[name])
+            for name, change in reversed(changes.items()):
+                table, keys = self._tables[name], change.gone
+                writes += table.keep(change.content) if keys is None else table.remove(keys)
             self._forget_series(tables)
             self._held = tables
         if writes or changed:
             self._generation = (self._generation + 1) & 0xFFFFFFFF
             self._write_config()
-
-    def _changed_content(self, tables: Tables) -> dict[str, rows.MapContent]:
-        """What the maps must hold, without the parts that they hold already."""
-        held = self._held
-        makers = {
-            "workloads": rows.workloads_content,
-            "endpoints": rows.endpoints_content,
-            "frontends": rows.frontends_content,
-        }
-        return {
-            name: make(tables)
-            for name, make in makers.items()
-            if held is None or getattr(tables, name) is not getattr(held, name)
-        }
 
     def _remove_pods(self, tables: Tables, changed: list[EnrolledPod]) -> None:
         gone = [uid for uid in self._enrolling.pods if uid not in tables.enrollments]

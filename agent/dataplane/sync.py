@@ -5,6 +5,8 @@
 next write read again.
 """
 
+from collections.abc import Collection
+
 from agent.dataplane import bpf
 from agent.dataplane.rows import MapContent
 
@@ -31,7 +33,7 @@ class TableMap:
         self._have = None
 
     def add(self, want: MapContent) -> int:
-        """Writes every entry that is new or differs; returns how many."""
+        """Writes every entry of these that is new or differs; returns how many."""
         have = self.have
         changed = [(key, value) for key, value in want.items() if have.get(key) != value]
         try:
@@ -43,10 +45,10 @@ class TableMap:
             raise
         return len(changed)
 
-    def remove(self, want: MapContent) -> int:
-        """Deletes every entry that is not wanted; returns how many."""
+    def remove(self, gone: Collection[bytes]) -> int:
+        """Deletes these entries, as far as they are there; returns how many."""
         have = self.have
-        surplus = [key for key in have if key not in want]
+        surplus = [key for key in gone if key in have]
         try:
             for key in surplus:
                 bpf.map_delete(self._fd, key)
@@ -55,3 +57,7 @@ class TableMap:
             self.forget()
             raise
         return len(surplus)
+
+    def keep(self, want: Collection[bytes]) -> int:
+        """Deletes every entry that is not wanted; returns how many."""
+        return self.remove([key for key in self.have if key not in want])
