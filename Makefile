@@ -2,7 +2,7 @@
 # `make help` lists what is here. Everything is safe to run again.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kernel netns rust test-kernels lint fmt bench fuzz wheel lock proto cleanup clean
+.PHONY: help setup demo test unit kernel netns rust test-kernels lint fmt bench soak fuzz wheel lock proto cleanup clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -75,6 +75,11 @@ bench: ## No mesh, Envoy and nodemesh side by side; QUICK=1 takes under 3 minute
 	$(need_root)
 	@scripts/setup bench
 	@$(PY) -m bench $(if $(QUICK),--quick)
+
+soak: ## Mixed load with kills, resets and rotations: MINUTES=20, SEED=N, SHORT=1 as CI runs it
+	$(need_root)
+	@scripts/setup test
+	@$(PY) -m bench.soak $(if $(SHORT),--short,--minutes $(or $(MINUTES),20)) $(if $(SEED),--seed $(SEED))
 
 wheel: ## Build the one wheel, with the Rust core inside
 	@scripts/setup test

@@ -55,6 +55,8 @@ class Cluster:
         self.dir = lab_dir(spec.name)
         self.agents: dict[str, Process] = {}
         self.ca: Process | None = None
+        self.agent_arguments: tuple[str, ...] = ()
+        """Further arguments of every agent that is started."""
 
     @classmethod
     def up(cls, spec: LabSpec, **options: Any) -> Self:
@@ -161,7 +163,7 @@ class Cluster:
 
     def start_agent(self, node: str, *, wait: bool = True) -> Process:
         """Start the node's agent in the node's netns and its own cgroup."""
-        command = nodemesh("agent", "--node", node, str(self.mesh_file))
+        command = nodemesh("agent", "--node", node, *self.agent_arguments, str(self.mesh_file))
         place = self.node(node, "agent")
         agent = place.start(command, log=self.log(f"agent-{node}"), env=_environment())
         self.agents[node] = agent

@@ -16,7 +16,7 @@ from lab.manifest import Manifest, load_manifest, plan_manifest
 from lab.spec import LabSpec, NodeSpec, PodSpec
 from lab.teardown import remove_lab
 
-__all__ = ["build_topology"]
+__all__ = ["build_topology", "remove_pod", "restore_pod"]
 
 # BBR's pacing halves bulk throughput on a veth; reno is built into every kernel and always allowed
 # in a netns. Loose rp_filter, as Kubernetes nodes have it. DAD would delay every IPv6 address.
@@ -69,6 +69,20 @@ def _build(spec: LabSpec) -> None:
     for pod in spec.pods:
         _wire_pod(spec, pod)
     _wait_for_carrier(spec)
+
+
+def remove_pod(spec: LabSpec, key: str) -> None:
+    """Delete a pod's links and its netns, as a runtime does; its programs have to be gone."""
+    pod = spec.pod(key)
+    node_netns = spec.node_netns(pod.node)
+    _ip(node_netns, [f"link del v{pod.host}n{number}" for number in range(pod.links)])
+    run(["ip", "netns", "del", spec.pod_netns(key)])
+
+
+def restore_pod(spec: LabSpec, key: str) -> None:
+    """Make a removed pod again: a new netns and new links, the same name and addresses."""
+    _make_netns(spec.pod_netns(key), _SYSCTLS)
+    _wire_pod(spec, spec.pod(key))
 
 
 def _wait_for_carrier(spec: LabSpec, patience_seconds: float = 5) -> None:
@@ -145,8 +159,11 @@ def _wire_node(spec: LabSpec, node: NodeSpec) -> None:
     commands = []
     for number in range(links):
         bridge, net = f"br{number}", 81 + number
+        # An address of its own: a bridge that takes one of its ports' changes it as pods come and
+        # go, and every pod's gateway would be somewhere else for a while.
+        address = f"02:{net:02x}:00:00:{node.index:02x}:00"
         commands += [
-            f"link add {bridge} type bridge mcast_snooping 0",
+            f"link add {bridge} address {address} type bridge mcast_snooping 0",
             f"addr add 10.{net}.{node.index}.1/24 dev {bridge}",
             f"addr add fd{net}:{node.index}::1/64 dev {bridge} nodad",
             f"link set {bridge} up",
@@ -167,7 +184,10 @@ def _wire_pod(spec: LabSpec, pod: PodSpec) -> None:
     for number in range(pod.links):
         inside = "eth0" if number == 0 else f"net{number}"
         outside, net = f"v{pod.host}n{number}", 81 + number
-        run(["ip", "link", "add", inside, "netns", netns, "type", "veth",
+        # A pod that is made again keeps its link address: no neighbour holds a stale one, as where
+        # nodes route to their pods and do not bridge them.
+        address = f"02:{net:02x}:00:00:{node.index:02x}:{pod.host:02x}"
+        run(["ip", "link", "add", inside, "address", address, "netns", netns, "type", "veth",
              "peer", "name", outside, "netns", node_netns])  # fmt: skip
         node_commands += [f"link set {outside} master br{number}", f"link set {outside} up"]
         commands += [
