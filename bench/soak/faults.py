@@ -27,6 +27,9 @@ __all__ = ["Injector"]
 POD_DRAIN_SECONDS = 6.0
 """Open connections of a pod that leaves the mesh may finish for 5 s; then they are reset."""
 
+_NO_VIP = {"ENETUNREACH", "TIMEOUT", "LOST"}
+"""What dialling a service address comes to where nothing serves it."""
+
 START_ATTEMPTS = 5
 """An agent refuses to start with a bad mesh file, which lasts for 2 s at most."""
 
@@ -188,7 +191,7 @@ class Injector:
 
     def _opt_out_client(self, rng: random.Random) -> None:
         """Outside the mesh nobody serves the VIP: there is no route to it."""
-        self._leave("client opted out", ROVER, self.world.opted_out, rng, {"ENETUNREACH", "LOST"})
+        self._leave("client opted out", ROVER, self.world.opted_out, rng, _NO_VIP)
 
     def _leave(
         self,
@@ -233,6 +236,7 @@ class Injector:
                            for w in found)  # fmt: skip
             return False
 
+        time.sleep(1)  # the agent has to see the edit before its answer means anything
         wait_until(enrolled, seconds=60, what=f"{pod} to be enrolled again")
 
     def _move_endpoints(self, rng: random.Random) -> None:

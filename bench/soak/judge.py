@@ -16,7 +16,7 @@ __all__ = ["GRACE_SECONDS", "Fault", "Judge", "Unexplained"]
 GRACE_SECONDS = 3.0
 """How long after a fault its failures may still come: what was tried during it takes a moment."""
 
-CONNECTION_ENDED = frozenset({"ECONNRESET", "EPIPE", "ECONNABORTED"})
+CONNECTION_ENDED = frozenset({"ECONNRESET", "EPIPE", "ECONNABORTED", "ENOTCONN"})
 REFUSED = CONNECTION_ENDED | {"ECONNREFUSED"}
 KILLED = REFUSED | {"EOF", "SHORT", "LOST", "UNTOLD"}
 _LATE = frozenset({"TIMEOUT", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "LOST"})
