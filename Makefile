@@ -2,7 +2,7 @@
 # `make help` lists what is here. Everything is safe to run again.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kernel netns rust test-kernels lint fmt bench soak fuzz wheel lock proto cleanup clean
+.PHONY: help setup demo test unit kernel netns rust test-kernels lint fmt bench soak fuzz sanitize wheel lock proto cleanup clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -54,6 +54,10 @@ rust: ## Tests of the Rust core
 fuzz: ## Run the fuzz targets (SECONDS=180 each; QUICK=1 for CI; TARGET=frames for one)
 	@scripts/setup run
 	@SECONDS_EACH=$(or $(SECONDS),180) QUICK=$(QUICK) SANITIZE=$(SANITIZE) REPLAY=$(REPLAY) scripts/fuzz $(TARGET)
+
+sanitize: ## Memory checkers over hbone-sys and the core (QUICK=1 for CI)
+	@scripts/setup test
+	@QUICK=$(QUICK) ONLY=$(ONLY) scripts/sanitize
 
 test-kernels: ## The kernel tests under Linux 6.1 and 6.12 (qemu)
 	$(need_root)

@@ -89,3 +89,6 @@ pub(crate) fn map_sizes(map: &OwnedFd) -> io::Result<(u32, u32)> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,7 @@ impl Epoll {
         Ok(epoll::delete(&self.0, fd)?)
     }
 
-    /// Fills `events` up to its capacity; an interrupted wait is an empty one.
+    /// Fills `events` up to its capacity, which may not be 0; an interrupted wait is an empty one.
     pub fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
         let timeout = timeout.map(|t| Timespec {

@@ -10,7 +10,8 @@ use hbone_sys::flow::{FlowKey, FlowRecord, FlowRecords, encode_address};
 use hbone_sys::{netns, socket};
 use hbone_tls::{ExpectedPeers, SpiffeId, Svid};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, SanType,
 };
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -93,6 +94,8 @@ impl Authority {
         change: impl FnOnce(&mut CertificateParams),
     ) -> (Vec<u8>, Vec<u8>) {
         let mut params = CertificateParams::default();
+        // rcgen would give it its issuer's name; an SVID needs none.
+        params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
