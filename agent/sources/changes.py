@@ -2,6 +2,7 @@
 """The events that lead from one reading of a mesh file to the next."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from agent.sources.settings import MeshFile
@@ -18,7 +19,7 @@ from mesh.model.events import (
     WorkloadRemoved,
 )
 
-__all__ = ["changes"]
+__all__ = ["changes", "keep_equal"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -44,6 +45,29 @@ def changes(have: MeshFile | None, want: MeshFile) -> list[Event]:
     events: list[Event] = [event for added, _ in parts for event in added]
     events += [event for _, removed in reversed(parts) for event in removed]
     return events
+
+
+def keep_equal(have: MeshFile | None, want: MeshFile) -> MeshFile:
+    """``want``, with the objects of ``have`` wherever they are equal.
+
+    Else everything that did not change would be there twice: as the state has it, and as the
+    source last read it.
+    """
+    if have is None:
+        return want
+    return replace(
+        want,
+        nodes=_keep(have.nodes, want.nodes, lambda node: node.name),
+        namespaces=_keep(have.namespaces, want.namespaces, lambda namespace: namespace.name),
+        workloads=_keep(have.workloads, want.workloads, lambda workload: workload.uid),
+        services=_keep(have.services, want.services, lambda service: service.key),
+    )
+
+
+def _keep(have: Iterable[V], want: Iterable[V], key_of: Callable[[V], object]) -> tuple[V, ...]:
+    known = {key_of(value): value for value in have}
+    kept = ((known.get(key_of(value)), value) for value in want)
+    return tuple(old if old is not None and old == value else value for old, value in kept)
 
 
 def _compare(

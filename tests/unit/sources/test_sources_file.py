@@ -105,6 +105,21 @@ async def test_the_first_listing_ends_with_in_sync(path: Path) -> None:
         assert watched.loads == [watched.source.current]
 
 
+async def test_what_an_edit_leaves_alone_is_held_once(path: Path) -> None:
+    async with watching(path) as watched:
+        first = await watched.generation(1)
+        path.write_text(MOVED)
+        (moved,) = await watched.generation(2)
+        told = {type(event): event for event in first}
+        now = watched.source.current
+        assert now is not None
+        assert now.nodes[0] is told[NodeAdded].node
+        assert now.namespaces[0] is told[NamespaceAdded].namespace
+        assert now.services[0] is told[ServiceAdded].service
+        assert now.workloads[0] is moved.workload
+        assert now == read_mesh_file(path)
+
+
 async def test_a_good_edit_says_only_what_changed(path: Path) -> None:
     async with watching(path) as watched:
         await watched.generation(1)
