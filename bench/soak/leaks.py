@@ -21,6 +21,12 @@ MAPS = (
 RECORD_AGE_SECONDS = 120.0
 """A flow record that no agent came for, because it was dead, lives so long (agent/dataplane)."""
 
+ASKS_THE_AUTHORITY = b"agent.pki.ca_child"
+"""A process that an agent has while certificates are renewed, and a little longer: no leak."""
+
+ASKING_FDS = {"socket": 1, "pipe": 2}
+"""What the agent holds of it: its standard input, output and error."""
+
 SLACK_FDS = 2
 """A scrape or a file read may be under way at the moment of looking."""
 
@@ -51,9 +57,12 @@ def take(world: World, node: str) -> Holding:
     """Look at the node's agent now."""
     pid = world.cluster.agents[node].pid
     core = world.cluster.admin(node, "/status")["core"]
-    children = _children(pid)
+    fds, children = _fds(pid), _children(pid)
+    for child in [one for one in children if ASKS_THE_AUTHORITY in _command(one)]:
+        children.remove(child)
+        fds.subtract(ASKING_FDS)
     return Holding(
-        fds=_fds(pid),
+        fds=fds,
         threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
         children=len(children),
         zombies=sum(_state(child) == "Z" for child in children),
@@ -87,6 +96,12 @@ def _children(pid: int) -> list[int]:
         with suppress(OSError):
             found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _state(pid: int) -> str:
