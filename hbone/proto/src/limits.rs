@@ -59,8 +59,8 @@ pub struct Limits {
     /// Empty DATA that ends nothing: free of flow control, so nothing else bounds it. Honest peers
     /// send none (h2 closes at 100 in a life).
     pub empty_data: Rate,
-    /// Frames without meaning: unknown types, PRIORITY, 1xx answers, stray PING ACKs, trailers of dead
-    /// streams. nghttp2's glitches: 10,000 and 330 a second.
+    /// Frames without meaning: unknown types, PRIORITY, 1xx answers, stray ACKs, trailers of dead
+    /// streams, GOAWAY after the first. nghttp2's glitches: 10,000 and 330 a second.
     pub glitches: Rate,
 }
 

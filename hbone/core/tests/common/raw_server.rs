@@ -19,6 +19,9 @@ pub struct Server<'a> {
 pub struct Accepted {
     pub socket: TcpStream,
     pub session: Session,
+    /// What came right behind the handshake.
+    #[allow(dead_code, reason = "for tests that read what the client asks")]
+    pub rest: Vec<u8>,
 }
 
 impl<'a> Server<'a> {
@@ -63,6 +66,11 @@ impl<'a> Server<'a> {
             input.extend_from_slice(&chunk[..count]);
         }
         let session = handshake.finish().unwrap();
-        (near, Accepted { socket, session })
+        let accepted = Accepted {
+            socket,
+            session,
+            rest: input,
+        };
+        (near, accepted)
     }
 }

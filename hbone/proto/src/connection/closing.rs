@@ -121,7 +121,17 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn on_go_away(&mut self, last: u32, code: ErrorCode, events: &mut Vec<Event>) {
+    pub(super) fn on_go_away(
+        &mut self,
+        now: Millis,
+        last: u32,
+        code: ErrorCode,
+        events: &mut Vec<Event>,
+    ) -> Result<(), ConnectionError> {
+        if self.closing.told {
+            // An orderly end takes two, and each walks all streams.
+            self.glitch(now)?;
+        }
         self.closing.told = true;
         if self.role == Role::Client {
             let lost: Vec<StreamKey> = self
@@ -143,5 +153,6 @@ impl Core {
             }
         }
         events.push(Event::GoAway { code });
+        Ok(())
     }
 }

@@ -66,10 +66,7 @@ impl Core {
             kind::SETTINGS if header.has(flag::ACK) => self.on_settings_ack(now),
             kind::SETTINGS => self.on_settings(now, payload, events),
             kind::PING => self.on_ping(now, header.has(flag::ACK), payload),
-            kind::GOAWAY => {
-                self.on_go_away(word(0) & 0x7fff_ffff, ErrorCode(word(4)), events);
-                Ok(())
-            }
+            kind::GOAWAY => self.on_go_away(now, word(0) & 0x7fff_ffff, ErrorCode(word(4)), events),
             // PRIORITY is deprecated (RFC 9113 section 5.3.2).
             _ => self.glitch(now),
         }
