@@ -125,6 +125,31 @@ fn a_key_update_may_follow_a_ticket_in_its_record() {
 }
 
 #[test]
+fn a_key_update_may_come_in_pieces() {
+    let (mut client, mut server) = ours();
+    let handshake = ContentType::Handshake;
+    for part in [&[24][..], &[0, 0], &[1, 1]] {
+        assert!(!server.key_update_due);
+        assert_eq!(
+            receive(&mut server, &mut client, handshake, part),
+            "Control"
+        );
+    }
+    assert!(server.key_update_due);
+    client.sealer = Sealer::new(client.kernel.next_tx().unwrap()).unwrap();
+    let record = seal(&mut client, b"data").unwrap();
+    assert_eq!(open_all(&mut server, &record).unwrap().0, b"data");
+    // Its answer is in one.
+    let answer = pending(&mut server);
+    assert_eq!(
+        open_all(&mut client, &answer).unwrap().1,
+        Some(Opened::Control)
+    );
+    let record = seal(&mut server, b"back").unwrap();
+    assert_eq!(open_all(&mut client, &record).unwrap().0, b"back");
+}
+
+#[test]
 fn padding_is_skipped() {
     let (mut client, mut server) = ours();
     // [content][type][zeros]: the sealer writes the last byte, so give it a zero as the type.
