@@ -26,6 +26,7 @@ from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from agent.tunnel.core import CoreThread
 from agent.tunnel.records import EndedTunnelled
+from mesh.reasons import Reason
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import ClosedConnection, Event
@@ -99,7 +100,9 @@ class Observer:
             self._log_event(event["kind"], event)
 
     def _log_event(self, kind: str, event: "Event") -> None:
-        level = logging.DEBUG if kind.startswith("tunnel_") else logging.WARNING
+        # A pod that leaves is no trouble: the sinks work at once, and the core may see it first.
+        quiet = kind.startswith("tunnel_") or event.get("reason") == Reason.WORKLOAD_REMOVED
+        level = logging.DEBUG if quiet else logging.WARNING
         if not log.isEnabledFor(level) or not self._may_log():
             return
         own = self.directory.workload(event.get("workload_id", 0))

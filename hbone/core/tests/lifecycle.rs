@@ -214,6 +214,7 @@ fn a_listener_that_was_shut_down_is_let_go() {
     owners.shutdown(std::net::Shutdown::Both).unwrap();
     let event = wait_for(&core, |event| event.kind == EventKind::CaptureRefused);
     assert!(event.detail.contains("listener"), "{event:?}");
+    assert_eq!(event.reason, Reason::WorkloadRemoved.number());
 }
 
 #[test]

@@ -63,10 +63,20 @@ impl Worker {
         }
     }
 
-    fn listener_lost(&mut self, handle: Handle, error: std::io::Error) {
-        if let Some(listener) = self.listeners.remove(handle) {
-            let _ = self.epoll.remove(&listener.fd);
-            self.tell_unserved(listener.workload.id, error);
+    fn listener_lost(&mut self, handle: Handle, errno: Errno) {
+        let Some(listener) = self.listeners.remove(handle) else {
+            return;
+        };
+        let _ = self.epoll.remove(&listener.fd);
+        if errno == Errno::INVAL {
+            // It listens no more: its owner took the pod out, and told us later or not at all.
+            let mut event = Event::new(EventKind::CaptureRefused);
+            event.workload_id = listener.workload.id;
+            event.reason = Reason::WorkloadRemoved.number();
+            event.detail = "its listener was shut down".to_owned();
+            self.events.push(event);
+        } else {
+            self.tell_unserved(listener.workload.id, errno.into());
         }
     }
 
@@ -111,7 +121,7 @@ impl Worker {
                 }
                 Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => {
                     // Shut down by its owner. Level-triggered, it would wake us for ever.
-                    return self.listener_lost(handle, error.into());
+                    return self.listener_lost(handle, error);
                 }
                 // A pending error of the connection, which accept(2) passes on.
                 Err(_) => {}
