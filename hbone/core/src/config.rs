@@ -104,8 +104,13 @@ pub(crate) const STALLED: Duration = Duration::from_secs(60);
 /// The same while unsent buffers run out.
 pub(crate) const STALLED_UNDER_PRESSURE: Duration = Duration::from_secs(5);
 
-/// Share of a worker's descriptors that one pod may have while more than three quarters are used.
-pub(crate) const POD_SHARE: usize = 4;
+/// One part in so many of the descriptors that connections do not get: tunnels, listeners, the
+/// agent's own files.
+pub(crate) const DESCRIPTORS_KEPT: usize = 8;
+
+/// A pod may hold this many times the descriptors that are still free, on each worker. Alone on one
+/// it gets three quarters; however many pods want all they can get, a newcomer finds some.
+pub(crate) const POD_APPETITE: usize = 3;
 
 /// Series of traffic counters that one worker keeps; more are counted under workload and service 0.
 /// Peers choose the service that they name, within those that exist.

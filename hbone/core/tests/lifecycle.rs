@@ -134,6 +134,37 @@ fn drain_waits_for_what_is_open_and_takes_nothing_new() {
 }
 
 #[test]
+fn who_comes_during_a_drain_is_refused_at_once_at_both_ends() {
+    let pair = Pair::new();
+    let (near, far) = pair.connect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| pair.client.drain(PATIENCE).unwrap());
+        eventually("the client drains", || {
+            let mut late = pair.dial();
+            matches!(late.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+        });
+        let began = Instant::now();
+        assert_reset(&mut pair.dial());
+        assert!(began.elapsed() < Duration::from_secs(2), "at the end only");
+        assert!(is_reason(&wait_closed(&pair.client), Reason::Draining));
+        scope.spawn(|| pair.server.drain(PATIENCE).unwrap());
+        eventually("the server drains", || {
+            let mut stranger = TcpStream::connect(pair.hbone).unwrap();
+            stranger
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
+            let said = stranger.read(&mut [0]);
+            matches!(said, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+        });
+        let refused = wait_for(&pair.server, |event| {
+            event.kind == EventKind::HandshakeFailed
+        });
+        assert!(is_reason(&refused, Reason::Draining), "{refused:?}");
+        drop((near, far));
+    });
+}
+
+#[test]
 fn stop_ends_everything_and_may_be_called_twice() {
     let pair = Pair::new();
     let (mut near, mut far) = pair.connect();

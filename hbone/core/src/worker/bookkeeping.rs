@@ -90,6 +90,8 @@ impl Worker {
                 Token::Stream(stream) if reason == Reason::Draining => {
                     self.end_stream(stream, reached);
                 }
+                Token::Stream(stream)
+                    if reached == Reason::TunnelLost && self.try_elsewhere(stream) => {}
                 Token::Stream(stream) => self.cut_off(stream, reached),
                 _ => {}
             }

@@ -64,7 +64,8 @@ impl Worker {
             Message::Tunnels(reply) => drop(reply.send(self.snapshot_tunnels())),
             Message::Stats(reply) => drop(reply.send(self.snapshot_stats())),
             Message::Drain(deadline, reply) => {
-                self.stop_listening(|_| true);
+                // Listeners stay: who comes now is refused at once, and does not wait in a backlog
+                // until the process ends.
                 self.is_draining = true;
                 let deadline = deadline.min(LONGEST);
                 self.draining = Some((self.now + deadline, reply));

@@ -12,6 +12,8 @@ use hbone_proto::Reason;
 
 impl Worker {
     pub(super) fn check_deadlines(&mut self) {
+        // prlimit(1) may have changed it.
+        self.descriptors = hbone_sys::descriptor_limit();
         self.resume_accepting();
         self.check_streams();
         self.check_tunnels();

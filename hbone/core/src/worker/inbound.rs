@@ -40,6 +40,7 @@ impl Worker {
             return;
         };
         if self.is_draining {
+            socket::set_abort_on_close(&fd);
             return self.handshake_refused(&workload, remote, Reason::Draining);
         }
         if !self.may_begin_handshake(remote.ip()) {

@@ -5,8 +5,9 @@
 use super::Worker;
 use super::tunnel::{State, Tunnel};
 use crate::config::{
-    HURRIED_HANDSHAKE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS, MAX_STALLED_PER_ADDRESS,
-    MAX_TUNNELS_PER_ADDRESS, POD_SHARE, STALLED, STALLED_UNDER_PRESSURE,
+    DESCRIPTORS_KEPT, HURRIED_HANDSHAKE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS,
+    MAX_STALLED_PER_ADDRESS, MAX_TUNNELS_PER_ADDRESS, POD_APPETITE, STALLED,
+    STALLED_UNDER_PRESSURE,
 };
 use crate::model::Direction;
 use crate::slab::Handle;
@@ -161,14 +162,14 @@ impl Worker {
         Some(heaviest)
     }
 
-    /// Whether a pod may have one more connection: near the limit of descriptors nobody gets more
-    /// than a share.
+    /// Whether a pod may have one more connection: the fewer descriptors are free, the less one
+    /// pod may hold, so that there is always some for a pod that has few. (Dynamic thresholds,
+    /// Choudhury and Hahne 1998: no worker must know what the pod holds of the others.)
     pub(super) fn may_begin_stream(&self, workload: u32) -> bool {
-        self.shared.streams.load(Ordering::Relaxed) < self.descriptors / 4 * 3
-            || self
-                .streams_of
-                .get(&workload)
-                .is_none_or(|&count| count < self.descriptors / POD_SHARE)
+        let held = self.streams_of.get(&workload).copied().unwrap_or(0);
+        let usable = self.descriptors - self.descriptors / DESCRIPTORS_KEPT;
+        let free = usable.saturating_sub(self.shared.streams.load(Ordering::Relaxed));
+        held < free.saturating_mul(POD_APPETITE)
     }
 
     pub(super) fn stream_came(&mut self, workload: u32) {

@@ -132,10 +132,7 @@ impl Worker {
             return self.cut_off(handle, reason);
         }
         // The peer did nothing with it (RFC 9113 section 8.7): another tunnel may carry it.
-        stream.retried = true;
-        stream.phase = Phase::Waiting;
-        stream.deadline = None;
-        if let Some((tunnel, _)) = stream.carrier.take() {
+        if let Some((tunnel, _)) = stream.wait_again() {
             let id = Token::Tunnel(tunnel).encode();
             self.retire(id);
             if let Some(waiter) = self.pool.stream_ended(self.millis(), id) {
@@ -143,6 +140,22 @@ impl Worker {
             }
         }
         self.acquire(handle);
+    }
+
+    /// The tunnel broke under a request that nobody has answered: the application was told nothing
+    /// and none of its bytes were sent, so another tunnel may carry it. Pools cannot know of a pod
+    /// that went without a word until they use its tunnel; its successor at the same address answers
+    /// with RST. Returns whether the stream goes on.
+    pub(super) fn try_elsewhere(&mut self, handle: Handle) -> bool {
+        let Some(stream) = self.streams.get_mut(handle) else {
+            return false;
+        };
+        if stream.phase != Phase::Requested || stream.retried {
+            return false;
+        }
+        stream.wait_again();
+        self.acquire(handle);
+        true
     }
 }
 

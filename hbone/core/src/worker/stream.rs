@@ -41,7 +41,7 @@ pub(crate) struct Stream {
     pub connect_us: u64,
     /// When the phase must be left, or when a half-closed connection has been silent for too long.
     pub deadline: Option<Instant>,
-    /// The request was refused unprocessed once and sent again.
+    /// The request was refused unprocessed, or its tunnel broke, and it was sent again.
     pub retried: bool,
     /// The peer has reset the stream: it ends with this once what arrived before is delivered.
     pub doomed: Option<Reason>,
@@ -128,6 +128,14 @@ impl Stream {
             doomed: None,
             cut_off: None,
         }
+    }
+
+    /// Back to waiting for a tunnel, once; returns what carried the request.
+    pub fn wait_again(&mut self) -> Option<(Handle, StreamKey)> {
+        self.retried = true;
+        self.phase = Phase::Waiting;
+        self.deadline = None;
+        self.carrier.take()
     }
 
     pub fn pending_len(&self) -> usize {
