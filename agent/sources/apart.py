@@ -9,12 +9,15 @@ import io
 import json
 import pickle
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from agent.children import child_command
-from agent.sources.problems import MeshFileError, Problem
+from agent.sources.changes import Keeper
+from agent.sources.problems import MAX_BYTES, MeshFileError, Problem
 from agent.sources.settings import MeshFile
+from mesh.model.workload import Workload
 
 __all__ = ["parse_mesh_apart"]
 
@@ -22,12 +25,22 @@ _TIMEOUT_SECONDS: Final = 300.0
 """The largest file there may be takes a minute on a busy machine."""
 
 
-def parse_mesh_apart(content: bytes, file: str, *, base: Path) -> MeshFile:
+_PORTION: Final = 256
+"""Workloads that are taken over at a time where most are known already: what was read of those that
+are is dropped before the next come, and leaves no holes in the memory of all of them."""
+
+
+def parse_mesh_apart(
+    content: bytes, file: str, *, base: Path, have: MeshFile | None = None
+) -> MeshFile:
     """Do what ``parse_mesh`` does, in a process of its own. Raises MeshFileError.
 
-    Blocks the calling thread, but not the interpreter.
+    What is equal in ``have`` is the same object in the result. Blocks the calling thread, but not
+    the interpreter.
     """
-    request = json.dumps({"file": file, "base": str(base)}).encode() + b"\n"
+    # Objects that several workloads share are one within a portion.
+    portion = MAX_BYTES if have is None else _PORTION
+    request = json.dumps({"file": file, "base": str(base), "portion": portion}).encode() + b"\n"
     try:
         done = subprocess.run(
             child_command("agent.sources.read_child"),
@@ -49,7 +62,11 @@ def parse_mesh_apart(content: bytes, file: str, *, base: Path) -> MeshFile:
     if problems:
         raise MeshFileError(file, problems)
     mesh_file: MeshFile = pickle.load(answer)  # noqa: S301
-    return mesh_file
+    keeper = Keeper(have)
+    workloads: list[Workload] = []
+    while part := pickle.load(answer):  # noqa: S301
+        workloads += keeper.workloads(part)
+    return replace(keeper.rest(mesh_file), workloads=tuple(workloads))
 
 
 def _unread(file: str, reason: str) -> MeshFileError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events that lead from one reading of a mesh file to the next."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,8 +18,9 @@ from mesh.model.events import (
     WorkloadAdded,
     WorkloadRemoved,
 )
+from mesh.model.workload import Workload
 
-__all__ = ["changes", "keep_equal"]
+__all__ = ["Keeper", "changes"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -47,27 +48,41 @@ def changes(have: MeshFile | None, want: MeshFile) -> list[Event]:
     return events
 
 
-def keep_equal(have: MeshFile | None, want: MeshFile) -> MeshFile:
-    """``want``, with the objects of ``have`` wherever they are equal.
+class Keeper:
+    """Puts the objects of an earlier reading in the place of equal ones of a new reading.
 
     Else everything that did not change would be there twice: as the state has it, and as the
     source last read it.
     """
-    if have is None:
-        return want
-    return replace(
-        want,
-        nodes=_keep(have.nodes, want.nodes, lambda node: node.name),
-        namespaces=_keep(have.namespaces, want.namespaces, lambda namespace: namespace.name),
-        workloads=_keep(have.workloads, want.workloads, lambda workload: workload.uid),
-        services=_keep(have.services, want.services, lambda service: service.key),
-    )
+
+    def __init__(self, have: MeshFile | None) -> None:
+        self._have = have
+        self._workloads = {w.uid: w for w in have.workloads} if have is not None else {}
+
+    def workloads(self, want: Iterable[Workload]) -> Iterator[Workload]:
+        """Return each, or the one that is equal."""
+        return _keep(self._workloads, want, lambda workload: workload.uid)
+
+    def rest(self, want: MeshFile) -> MeshFile:
+        """Return the file with everything but its workloads exchanged."""
+        have = self._have
+        if have is None:
+            return want
+        nodes = {node.name: node for node in have.nodes}
+        namespaces = {namespace.name: namespace for namespace in have.namespaces}
+        services = {service.key: service for service in have.services}
+        return replace(
+            want,
+            nodes=tuple(_keep(nodes, want.nodes, lambda node: node.name)),
+            namespaces=tuple(_keep(namespaces, want.namespaces, lambda one: one.name)),
+            services=tuple(_keep(services, want.services, lambda service: service.key)),
+        )
 
 
-def _keep(have: Iterable[V], want: Iterable[V], key_of: Callable[[V], object]) -> tuple[V, ...]:
-    known = {key_of(value): value for value in have}
-    kept = ((known.get(key_of(value)), value) for value in want)
-    return tuple(old if old is not None and old == value else value for old, value in kept)
+def _keep(known: Mapping[K, V], want: Iterable[V], key_of: Callable[[V], K]) -> Iterator[V]:
+    for value in want:
+        old = known.get(key_of(value))
+        yield old if old is not None and old == value else value
 
 
 def _compare(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.sources.apart import parse_mesh_apart
-from agent.sources.changes import changes, keep_equal
+from agent.sources.changes import changes
 from agent.sources.problems import MAX_BYTES, MeshFileError, Problem
 from agent.sources.settings import MeshFile
 from mesh.model.events import Event, InSync
@@ -148,7 +148,7 @@ class FileSource:
                 self._last_error = None
                 return
             mesh_file = await asyncio.to_thread(
-                parse_mesh_apart, content, str(self._path), base=self._base
+                parse_mesh_apart, content, str(self._path), base=self._base, have=self._current
             )
         except MeshFileError as error:
             self._refuse(str(error))
@@ -168,7 +168,7 @@ class FileSource:
 
     def _take(self, digest: bytes, mesh_file: MeshFile) -> None:
         self._digest = digest
-        self._current = mesh_file = keep_equal(self._current, mesh_file)
+        self._current = mesh_file
         self._generation += 1
         self._last_loaded = self._now()
         self._last_error = None

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses one mesh file and ends: neither the parser nor what it needs is ever resident in an agent.
 
-Standard input: a line of JSON, ``{"file", "base"}``, then the content. Standard output: the
-problems found (a pickled tuple), then, if there are none, the MeshFile. Only ``apart`` runs it.
+Standard input: a line of JSON, ``{"file", "base", "portion"}``, then the content. Standard output:
+the problems found (a pickled tuple), then, if there are none, the MeshFile without workloads, and
+these in tuples of at most so many, the last one empty. Only ``apart`` runs it.
 """
 
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from agent.sources.convert import parse_mesh
@@ -25,6 +27,8 @@ def main() -> None:
     except MeshFileError as error:
         pickle.dump(error.problems, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
     else:
-        pickle.dump((), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
-        pickle.dump(mesh_file, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+        portion, workloads = request["portion"], mesh_file.workloads
+        parts = [workloads[at : at + portion] for at in range(0, len(workloads), portion)]
+        for value in ((), replace(mesh_file, workloads=()), *parts, ()):
+            pickle.dump(value, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
     sys.stdout.buffer.flush()

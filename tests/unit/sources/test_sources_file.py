@@ -271,6 +271,30 @@ def test_a_parse_apart_is_the_parse_here_and_hashes_are_made_anew(path: Path) ->
     }
 
 
+def test_a_parse_apart_takes_over_what_is_known(path: Path) -> None:
+    """Of more workloads than go in one portion; their order is the file's, known or not."""
+    many = [
+        f"  - {{name: w{n}, namespace: shop, node: node1, addresses: [10.1.{n >> 8}.{n & 255}]}}\n"
+        for n in range(700)
+    ]
+    head, _, tail = GOOD.partition("services:")
+
+    def parse_both(entries: list[str], have: MeshFile | None) -> tuple[MeshFile, MeshFile]:
+        path.write_text(head + "".join(entries) + "services:" + tail)
+        content = path.read_bytes()
+        return read_mesh_file(path), parse_mesh_apart(content, "f", base=path.parent, have=have)
+
+    here, first = parse_both(many, None)
+    assert here == first
+    changed = [*reversed(many[:300]), *many[301:], many[300].replace("10.1", "10.2")]
+    here, second = parse_both(changed, first)
+    assert here == second
+    known = {workload.uid: workload for workload in first.workloads}
+    new = [workload for workload in second.workloads if workload is not known[workload.uid]]
+    assert [workload.name for workload in new] == ["w300"]
+    assert second.services[0] is first.services[0]
+
+
 def test_a_parse_apart_says_every_problem_as_here(path: Path) -> None:
     bad = b"kind: Mush\nnodes: 1\n"
     with pytest.raises(MeshFileError) as here:
