@@ -15,6 +15,7 @@ from app_rows import Closed, peer, tables
 from agent.config import AccessLogSettings, AgentConfig, Paths
 from agent.errors import TunnelError
 from agent.observe import Observer
+from mesh.reasons import Reason
 
 CLOSED = Closed()
 REFUSED = {
@@ -107,3 +108,16 @@ async def test_a_stranger_who_knocks_all_day_does_not_fill_the_log(
     fields = caplog.records[0].fields  # type: ignore[attr-defined]
     assert fields["workload"] == "shop/web"
     assert fields["reason"] == "tls-handshake-failed"
+
+
+async def test_a_pod_that_leaves_is_no_trouble(
+    observed: tuple[Observer, Core], caplog: pytest.LogCaptureFixture
+) -> None:
+    observer, core = observed
+    core.happen(
+        {"kind": "capture_refused", "workload_id": 2, "reason": int(Reason.WORKLOAD_REMOVED)},
+        {"kind": "capture_refused", "workload_id": 2, "reason": int(Reason.RESOURCE_LIMIT)},
+    )
+    with caplog.at_level(logging.WARNING, logger="agent.observe"):
+        await observer.flush(core)  # type: ignore[arg-type]
+    assert [record.fields["reason"] for record in caplog.records] == ["resource-limit"]  # type: ignore[attr-defined]
