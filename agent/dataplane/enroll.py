@@ -16,6 +16,7 @@ its connections are refused.
 
 import logging
 import os
+import time
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,8 @@ class Enroller:
     ) -> EnrolledPod:
         """Owns ``fd`` if it returns. Raises after undoing what was new."""
         kept = None if known is None else kept_ports(known[1])
+        # Whoever reached the listeners of the agent before us was reset with them.
+        self._maps.forget_records(cookie, before_ns=time.monotonic_ns())
         sockets = netns.run_in_netns(fd, lambda: visit.open_sockets(row.addresses, kept))
         slot, flags = 0, sockets.unset
         try:

@@ -108,12 +108,21 @@ class PodMaps:
         for key in self._device_keys(cookie):
             bpf.map_delete(self._maps["device_captures"], key)
 
+    def forget_records(self, cookie: int, *, before_ns: int | None) -> None:
+        """Forgets what nobody will come for: records made before then (CLOCK_MONOTONIC), or all.
+
+        One that stays poisons the next connection that gets its source port.
+        """
+        records = self._maps["flow_records"]
+        for key, value in bpf.batch_items(records, bpf.map_info(records)):
+            if key.startswith(_u64(cookie)):
+                made = structs.FlowRecord.from_buffer_copy(value).created_ns
+                if before_ns is None or made < before_ns:
+                    bpf.map_delete(records, key)
+
     def remove_guarded(self, slot: int, cookie: int) -> None:
         """Forgets the pod, with the records that nobody came for: the last act of un-enrolment."""
-        records = self._maps["flow_records"]
-        for key, _ in bpf.batch_items(records, bpf.map_info(records)):
-            if key.startswith(_u64(cookie)):
-                bpf.map_delete(records, key)
+        self.forget_records(cookie, before_ns=None)
         bpf.map_delete(self._maps["nonce_quotas"], _u64(cookie))
         bpf.map_delete(self._maps["nonces_aged"], _u64(cookie))
         bpf.map_delete(self._maps["guarded_pods"], _u32(slot))

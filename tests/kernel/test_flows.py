@@ -70,6 +70,29 @@ def test_unread_records_age(node: Node, make_pod: MakePod) -> None:
     assert node.map_size("flow_records") == 0
 
 
+def test_the_next_agent_forgets_what_the_last_one_left_unread(
+    node: Node, make_pod: MakePod
+) -> None:
+    """Else a connection that gets the same source port would meet it, and be poisoned."""
+    pod = make_pod()
+    node.enrol(pod)
+
+    def dial() -> None:
+        socket.create_connection((REMOTE_V4, 80), 2).close()
+
+    pod.run(dial)
+    assert node.map_size("flow_records") == 1
+    node.stop()
+    node.start_again()
+    node.apply(in_sync=False)
+    assert node.map_size("flow_records") == 0
+    # What comes to the new listeners is kept, also when the pod is applied again.
+    pod.run(dial)
+    node.apply()
+    assert node.map_size("flow_records") == 1
+    assert node.captured(pod).original == (REMOTE_V4, 80)
+
+
 def _total(node: Node, source: Pod, destination: Pod, reason: Reason = Reason.NONE) -> TrafficTotal:
     ids = (node.enrolled(source).workload_id, node.enrolled(destination).workload_id)
     (found,) = [
