@@ -3,9 +3,10 @@
 
 import logging
 import resource
+from pathlib import Path
 from typing import Final
 
-__all__ = ["raise_descriptor_limit"]
+__all__ = ["descriptor_trouble", "raise_descriptor_limit"]
 
 log = logging.getLogger(__name__)
 
@@ -32,3 +33,17 @@ def raise_descriptor_limit() -> int:
             _ENOUGH,
         )
     return soft
+
+
+def descriptor_trouble() -> str | None:
+    """Say so if more than half of the descriptors are in use: from there on pods get a share."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    if used <= limit // 2:
+        return None
+    return (
+        f"{used} of {limit} file descriptors are in use; pods that hold many get no more "
+        "(resource-limit): raise LimitNOFILE, or look for a pod that opens too many connections"
+    )

@@ -18,6 +18,7 @@ from typing import Any, Final
 from agent.admin.server import Query, View
 from agent.config import AgentConfig, agent_version
 from agent.dataplane.pods import EnrolledPod
+from agent.descriptors import descriptor_trouble
 from agent.figures import Parts
 from agent.telemetry.log import current_level, set_level
 from agent.tunnel.records import open_record
@@ -222,7 +223,8 @@ class Views:
             for status in parts.pki.status()
             if status.last_error
         ]
-        return [*found, *parts.brain.latest.tables.warnings]
+        short = descriptor_trouble()
+        return [*([short] if short else []), *found, *parts.brain.latest.tables.warnings]
 
 
 def _number(query: Query, name: str, default: int) -> int:

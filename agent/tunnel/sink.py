@@ -125,6 +125,9 @@ class TunnelSink:
             for number, row in rows.items()
             if row.enrolled and not _same_peer(self._peers.get(number), row)
         ]
+        moved = [int(row.key) for row in changed if _has_moved(self._peers.get(row.key), row)]
+        if moved:
+            core.remove_peers(moved)
         if changed:
             core.put_peers([_peer_put(row) for row in changed])
         # Rows that say the same to the core are taken too: else the old ones would stay in memory.
@@ -215,8 +218,16 @@ class TunnelSink:
 def _same_peer(have: PeerRow | None, want: PeerRow) -> bool:
     """Whether the core would hear nothing new."""
     return have is want or (
-        have is not None and have.addresses == want.addresses and have.identity == want.identity
+        have is not None
+        and have.addresses == want.addresses
+        and have.identity == want.identity
+        and have.node == want.node
     )
+
+
+def _has_moved(have: PeerRow | None, want: PeerRow) -> bool:
+    """Whether the pod was made anew on another node: tunnels to the old one lead nowhere."""
+    return have is not None and have.node != want.node
 
 
 def _peer_put(row: PeerRow) -> tuple[int, list[str], list[str]]:

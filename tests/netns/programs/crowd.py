@@ -3,6 +3,7 @@
 
 python crowd.py serve PORT …                        echoes, on every port given
 python crowd.py open  COUNT ADDRESS PORT …          opens COUNT, uses each twice, closes all
+python crowd.py press SECONDS ADDRESS PORT …        opens all it can get and keeps them so long
 """
 
 import json
@@ -83,6 +84,29 @@ def open_many(count: int, address: str, ports: list[int]) -> dict[str, object]:
     return report
 
 
+def press(seconds: float, address: str, ports: list[int]) -> dict[str, object]:
+    """Refusals stop nothing; a line is printed when the first one comes."""
+    until = time.monotonic() + seconds
+    kept: list[socket.socket] = []
+    wrong: list[str] = []
+    while time.monotonic() < until:
+        sock = socket.socket()
+        sock.settimeout(5)
+        refused_before = bool(wrong)
+        try:
+            sock.connect((address, ports[len(kept) % len(ports)]))
+            sock.sendall(b"one!")
+            if answered(sock, b"one!", wrong):
+                kept.append(sock)
+        except OSError as error:
+            wrong.append(repr(error))
+        if wrong and not refused_before:
+            print(
+                json.dumps({"event": "refused", "open": len(kept), "first": wrong[0]}), flush=True
+            )
+    return {"event": "done", "open": len(kept), "refused": len(wrong)}
+
+
 def answered(sock: socket.socket, wanted: bytes, wrong: list[str]) -> bool:
     try:
         said = sock.recv(4, socket.MSG_WAITALL)
@@ -98,6 +122,9 @@ if __name__ == "__main__":
     allow_files()
     if sys.argv[1] == "serve":
         serve([int(port) for port in sys.argv[2:]])
+    elif sys.argv[1] == "press":
+        seconds, address, *ports = sys.argv[2:]
+        print(json.dumps(press(float(seconds), address, [int(port) for port in ports])))
     else:
         count, address, *ports = sys.argv[2:]
         print(json.dumps(open_many(int(count), address, [int(port) for port in ports])))

@@ -114,6 +114,15 @@ def test_a_peer_that_leaves_the_mesh_is_removed_though_its_row_stays() -> None:
     assert core.take() == [("remove_peers", [2])]
 
 
+def test_a_pod_made_anew_on_another_node_loses_its_tunnels_before_it_is_known_again() -> None:
+    core, sink = applied()
+    core.take()
+    moved = replace(KNOWN.peers[WorkloadId(2)], node="elsewhere")
+    known = Tables(peers={**KNOWN.peers, WorkloadId(2): moved}, services=KNOWN.services)
+    sink.apply(core, replace(WANT, tables=known), may_remove=True)  # type: ignore[arg-type]
+    assert core.take() == [("remove_peers", [2]), ("put_peers", [2])]
+
+
 def test_a_renewed_certificate_is_put_alone() -> None:
     core, sink = applied()
     core.take()
