@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agent.abi.structs import Statistic
 from agent.brain import Brain, Timing
 from agent.config import agent_version
+from agent.dataplane.listeners import count_drops
 from agent.dataplane.sink import Dataplane
 from agent.dataplane.telemetry import TrafficTotal
 from agent.observe import Observer
@@ -161,6 +162,7 @@ async def _kernel_figures(dataplane: Dataplane) -> list[Figure]:
         Figure("enrollments", count, (("state", state),))
         for state, count in Counter(dataplane.status().pods.values()).items()
     ]
+    figures += _listener_figures(dataplane)
     for name, (entries, most) in (await dataplane.map_fill()).items():
         figures.append(Figure("map_entries", entries, (("map", name),)))
         figures.append(Figure("map_capacity", most, (("map", name),)))
@@ -172,6 +174,13 @@ async def _kernel_figures(dataplane: Dataplane) -> list[Figure]:
         for statistic, count in statistics.items()
     ]
     return figures
+
+
+def _listener_figures(dataplane: Dataplane) -> Iterable[Figure]:
+    for uid, pod in dataplane.pods().items():
+        for kind, fds in (("capture", pod.capture_listeners), ("inbound", pod.inbound_listeners)):
+            if drops := count_drops(fds):
+                yield Figure("listener_drops", drops, (("pod", uid), ("kind", kind)), "counter")
 
 
 def _kernel_totals(total: TrafficTotal) -> Iterable[TrafficTotals]:

@@ -8,6 +8,7 @@ same user could join the group and take connections.
 import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "PortConflictError",
     "choose_capture_ports",
     "close_all",
+    "count_drops",
     "listen",
     "stop_listening",
 ]
@@ -35,6 +37,10 @@ FIRST_CAPTURE_PORT: Final = 15001
 
 BACKLOG: Final = 4096
 """Connections that may wait for accept() on one listener (net.core.somaxconn may be lower)."""
+
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("=9I")
+"""sock_diag(7), struct at SK_MEMINFO_*; the last one is SK_MEMINFO_DROPS."""
 
 _IP_FREEBIND: Final = 15
 _IPV6_FREEBIND: Final = 78
@@ -149,3 +155,22 @@ def close_all(fds: Iterable[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             socket.close(fd)
+
+
+def count_drops(listeners: Iterable[int]) -> int:
+    """Connection attempts that found an accept queue full; the kernel dropped them, to be repeated.
+
+    A descriptor that was closed meanwhile counts for nothing.
+    """
+    drops = 0
+    for fd in listeners:
+        with contextlib.suppress(OSError):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+            try:
+                # The number may be another's by now: applying tables does not wait for a scrape.
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    raw = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+                    drops += _MEMINFO.unpack(raw)[-1]
+            finally:
+                sock.detach()
+    return drops

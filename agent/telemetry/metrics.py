@@ -71,6 +71,7 @@ HELP: Final[Mapping[str, str]] = {
     "buffers_bytes": "Memory in the core's buffers.",
     "core_events_dropped": "Events that the core dropped because the agent was too slow.",
     "capture_refused": "Captured connections that the core closed without a tunnel, by reason.",
+    "listener_drops": "Connection attempts that found a pod's accept queue full, by pod and kind.",
     "svid_expiry_seconds": "Time when the certificate in use expires, seconds since 1970.",
     "svid_state": "1 for the state that an identity's certificate is in.",
     "enrollments": "Pods of this node in the mesh, by state.",

@@ -2,6 +2,7 @@
 """Endings in order: an agent drains, an address is another pod's at once; descriptors run out."""
 
 import resource
+import signal
 import sys
 import time
 
@@ -140,3 +141,55 @@ def test_a_pod_that_takes_all_descriptors_leaves_some_to_others(lab):
         alive=[],
     )
     assert not descriptor_troubles(lab)
+
+
+def test_a_full_accept_queue_is_the_pods_own_and_is_counted(lab):
+    """The pod's namespace allows a queue of 4; its agent sleeps while 60 connect."""
+    address, client = lab.spec.address4(SERVER), lab.cluster.pod(CLIENT)
+    somaxconn = "/proc/sys/net/core/somaxconn"
+    usual = client.run(["cat", somaxconn]).stdout.strip()
+    agent = lab.cluster.agents[lab.one]
+    try:
+        client.run(["sh", "-c", f"echo 4 > {somaxconn}"])
+        enrol_again(lab, "client")
+        agent.popen.send_signal(signal.SIGSTOP)
+        arguments = ("ask", address, str(STREAMS_PORT), "many", "60")
+        crowd, lines = background(lab, "queue", CLIENT, "streams.py", *arguments)
+        time.sleep(1)
+        agent.popen.send_signal(signal.SIGCONT)
+        # The kernel repeats what it dropped: late, but none is lost.
+        assert crowd.popen.wait(40) == 0
+        assert lines()[-1]["wrong"] == 0, lines()
+        dropped = [
+            line
+            for line in lab.cluster.metrics(lab.one).splitlines()
+            if line.startswith("nodemesh_listener_drops_total")
+        ]
+        assert len(dropped) == 1, dropped
+        assert "client" in dropped[0]
+        assert 'kind="capture"' in dropped[0]
+    finally:
+        agent.popen.send_signal(signal.SIGCONT)
+        client.run(["sh", "-c", f"echo {usual} > {somaxconn}"])
+        enrol_again(lab, "client")
+
+
+def enrol_again(lab, name):
+    """Take a pod of node one out of the mesh and in again: its listeners are made anew."""
+    address = lab.spec.address4(f"shop/{name}")
+    identity = lab.spec.identity(f"shop/{name}")
+
+    def wait_state(state):
+        wait_until(
+            lambda: known_identity(lab, lab.one, address) == [(identity, state)],
+            seconds=20,
+            what=f"{name} to be {state}",
+        )
+
+    document = lab.cluster.document()
+    pod = next(w for w in document["workloads"] if w["name"] == name)
+    pod["labels"]["istio.io/dataplane-mode"] = "none"
+    lab.cluster.write_mesh(document)
+    wait_state("outside the mesh")
+    lab.cluster.write_mesh()
+    wait_state("captured")
