@@ -143,6 +143,13 @@ def _core_figures(stats: "Stats") -> Iterable[Figure]:
     yield Figure("handshakes", stats["handshakes"], kind="counter")
     yield Figure("tunnels_opened", stats["tunnels_opened"], kind="counter")
     yield Figure("tunnels_reused", stats["tunnels_reused"], kind="counter")
+    for name in ("spills", "tunnels_moved", "tunnels_evicted", "tunnels_refused"):
+        yield Figure(name, stats[name], kind="counter")
+    for share in stats["shares"]:
+        worker = (("worker", str(share["worker"])),)
+        yield Figure("worker_busy_ratio", share["busy"], worker)
+        yield Figure("worker_tunnels", share["tunnels"], worker)
+        yield Figure("worker_streams", share["connections"], worker)
     yield Figure("core_events_dropped", stats["events_dropped"], kind="counter")
     for name in ("handshakes_failed", "tunnels_closed", "capture_refused"):
         for reason, count in stats[name].items():

@@ -93,6 +93,16 @@ class Tunnel(TypedDict):
     worker: int
 
 @type_check_only
+class WorkerShare(TypedDict):
+    """What one worker does."""
+
+    worker: int
+    busy: float
+    """Smoothed share of time not asleep, 0 to 1."""
+    tunnels: int
+    connections: int
+
+@type_check_only
 class Stats(TypedDict):
     """Gauges and totals of the whole core."""
 
@@ -103,10 +113,15 @@ class Stats(TypedDict):
     handshakes_failed: dict[int, int]
     tunnels_opened: int
     tunnels_reused: int
+    spills: int
+    tunnels_moved: int
+    tunnels_evicted: int
+    tunnels_refused: int
     tunnels_closed: dict[int, int]
     events_dropped: int
     capture_refused: dict[int, int]
     buffers_bytes: int
+    shares: list[WorkerShare]
 
 @final
 class ClosedConnection:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Settings of the core and the limits it works within.
 
+use hbone_proto::{Millis, PoolConfig};
 use std::time::Duration;
 
 /// What a caller may choose. The defaults are those of the Python surface.
@@ -27,6 +28,9 @@ pub struct Config {
     /// Records sealed under one key before a KeyUpdate changes it (RFC 8446 section 5.5). At most what
     /// hbone-tls allows AES-GCM, which is also the default; fewer is for tests.
     pub records_per_key: u64,
+    /// Outbound tunnels of one pod beyond which its own idle ones make room for new ones, longest
+    /// idle first. 500 as ztunnel (its pool size of one pod). Divided among the workers.
+    pub pod_tunnels: usize,
     /// How long a worker looks for more before it sleeps, where that has paid lately; 0 is never.
     pub spin: Duration,
 }
@@ -43,6 +47,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             pending_limit: 256 << 20,
             records_per_key: u64::MAX,
+            pod_tunnels: 500,
             spin: Duration::ZERO,
         }
     }
@@ -66,6 +71,18 @@ impl Config {
         }
         self.spin = self.spin.min(LONGEST_SPIN);
         self
+    }
+
+    /// The pool of one of so many workers.
+    pub(crate) fn pool(&self, descriptors: usize, workers: usize) -> PoolConfig {
+        let all = descriptors / TUNNEL_DESCRIPTORS / workers;
+        PoolConfig {
+            max_streams: STREAMS_PER_TUNNEL as u32,
+            idle: Millis(self.pool_idle.as_millis() as u64),
+            max_tunnels: all.max(FEWEST_TUNNELS),
+            workload_tunnels: (self.pod_tunnels / workers).max(FEWEST_OF_POD),
+            max_waiters: MAX_WAITING,
+        }
     }
 }
 
@@ -149,6 +166,10 @@ pub(crate) const MAX_OUTBOXES: usize = 256;
 /// Of those, how many one address may hold by not reading while more than half are lent.
 pub(crate) const MAX_STALLED_PER_ADDRESS: u32 = 64;
 
-/// Tunnels of one worker that its pool knows at most; the longest idle one goes first. ztunnel
-/// keeps 500 for each pod.
-pub(crate) const MAX_POOLED: usize = 2_000;
+/// Of the process's descriptors, the part that outbound tunnels may have: each serves at least one
+/// application's socket while it is in use.
+pub(crate) const TUNNEL_DESCRIPTORS: usize = 2;
+
+/// However many workers share a limit, each may have this many tunnels, and of each pod this many.
+pub(crate) const FEWEST_TUNNELS: usize = 64;
+pub(crate) const FEWEST_OF_POD: usize = 16;

@@ -8,6 +8,7 @@ use crate::event::{Event, EventKind, EventSender, Events};
 use crate::message::{ListenerKind, Message};
 use crate::model::{Listeners, Peer, Workload};
 use crate::worker::{Mailbox, Setup, Shared, Worker};
+use hbone_proto::placement::MAX_WORKERS;
 use hbone_sys::flow::FlowRecords;
 use hbone_sys::poll::Bell;
 use hbone_tls::Svid;
@@ -43,7 +44,8 @@ impl Core {
         let count = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
-        };
+        }
+        .min(MAX_WORKERS);
         let (events, sender) =
             Events::new(config.max_events).map_err(|e| Error::System("eventfd", e))?;
         let mut mailboxes = Vec::new();
@@ -62,7 +64,7 @@ impl Core {
             turn: Mutex::new(0),
         };
         let (ready, started) = channel();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(count));
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let setup = Setup {
                 index,
@@ -205,6 +207,13 @@ impl Core {
             .iter()
             .for_each(|stats| all.add(stats));
         Ok(all)
+    }
+
+    /// Moves every tunnel that may move to the next worker, as if all were badly placed: for tests of
+    /// moving, which otherwise takes seconds of load.
+    #[doc(hidden)]
+    pub fn shuffle(&self) -> Result<(), Error> {
+        self.tell_all(|| Message::Shuffle)
     }
 
     /// GOAWAY everywhere, no new connections; returns when nothing is open any more, at the latest

@@ -90,11 +90,31 @@ pub struct Stats {
     pub handshakes_failed: BTreeMap<u32, u64>,
     pub tunnels_opened: u64,
     pub tunnels_reused: u64,
+    /// Pool keys that got a further worker.
+    pub spills: u64,
+    /// Open tunnels that went to another worker.
+    pub tunnels_moved: u64,
+    /// Idle tunnels that made room for others.
+    pub tunnels_evicted: u64,
+    /// Dials for which there was no room.
+    pub tunnels_refused: u64,
     /// Open tunnels that ended, by reason; 0 is in order.
     pub tunnels_closed: BTreeMap<u32, u64>,
     pub events_dropped: u64,
     pub capture_refused: BTreeMap<u32, u64>,
     pub buffers_bytes: usize,
+    /// Of each worker.
+    pub shares: Vec<WorkerShare>,
+}
+
+/// What one worker does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerShare {
+    pub worker: usize,
+    /// Smoothed share of time not asleep, in thousandths.
+    pub busy: u32,
+    pub tunnels: usize,
+    pub connections: usize,
 }
 
 impl Stats {
@@ -105,6 +125,11 @@ impl Stats {
         self.handshakes += other.handshakes;
         self.tunnels_opened += other.tunnels_opened;
         self.tunnels_reused += other.tunnels_reused;
+        self.spills += other.spills;
+        self.tunnels_moved += other.tunnels_moved;
+        self.tunnels_evicted += other.tunnels_evicted;
+        self.tunnels_refused += other.tunnels_refused;
+        self.shares.extend(&other.shares);
         self.events_dropped += other.events_dropped;
         self.buffers_bytes += other.buffers_bytes;
         for (mine, theirs) in [

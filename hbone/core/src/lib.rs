@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod balance;
 mod config;
 mod core;
 mod counters;
@@ -21,7 +22,7 @@ mod worker;
 
 pub use crate::core::Core;
 pub use config::Config;
-pub use counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo};
+pub use counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo, WorkerShare};
 pub use error::Error;
 pub use event::{Event, EventKind};
 pub use ids::{IdHasher, IdMap};

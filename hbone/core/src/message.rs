@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What other threads put into a worker's queue.
 
+use crate::balance::{Claim, Place};
 use crate::counters::{ConnectionInfo, Counters, Stats, TunnelInfo};
 use crate::model::{Peer, Workload};
+use crate::worker::Moved;
 use hbone_sys::flow::FlowRecord;
 use hbone_tls::Svid;
 use std::net::SocketAddr;
@@ -28,11 +30,15 @@ pub(crate) enum Message {
     Stats(Sender<Stats>),
     /// Answered when nothing is open any more.
     Drain(Duration, Sender<()>),
+    /// Every tunnel that may goes to the next worker.
+    Shuffle,
     Stop,
     /// A captured connection whose pool key is this worker's.
     Captured(Box<Captured>),
-    /// A peer's connection, accepted by a worker that gives this one its turn.
+    /// A peer's connection, for the least busy worker.
     Accepted(Box<Accepted>),
+    /// An open tunnel that this worker has more time for.
+    Moved(Box<Moved>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,8 @@ pub(crate) struct Captured {
     pub source: SocketAddr,
     pub record: FlowRecord,
     pub accepted: Instant,
+    pub claim: Claim,
+    pub forwarded: bool,
 }
 
 #[derive(Debug)]
@@ -56,4 +64,5 @@ pub(crate) struct Accepted {
     pub workload_id: u32,
     pub remote: SocketAddr,
     pub local: SocketAddr,
+    pub place: Place,
 }

@@ -11,6 +11,11 @@
 //! Somebody waits only while a dial is under way, so nobody waits for ever. A stream that ends frees
 //! its slot, also on a tunnel that once was full.
 
+mod room;
+
+pub use room::Pooled;
+
+use room::Share;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,9 +45,11 @@ pub struct PoolConfig {
     pub max_streams: u32,
     /// A tunnel without streams is released after this. 5 minutes as ztunnel.
     pub idle: Millis,
-    /// Tunnels kept; beyond it those idle for longest are released. A tunnel with streams never is.
-    /// Each costs the peer and us some 50 KiB; 2000 is a guess at a busy node's peers per worker.
+    /// Most tunnels; beyond it idle ones make room, or streams are refused. A tunnel with streams is
+    /// never released. Each costs us 7 KB and a descriptor, and so the peer.
     pub max_tunnels: usize,
+    /// Tunnels of one source workload beyond which its own idle ones make room. 500 as ztunnel.
+    pub workload_tunnels: usize,
     /// Waiters for one key while it dials: a dead peer must not collect all of a pod's sockets. With
     /// a connect timeout of 10 s this allows 1600 connects a second to it.
     pub max_waiters: usize,
@@ -54,6 +61,7 @@ impl Default for PoolConfig {
             max_streams: 100,
             idle: Millis::seconds(300),
             max_tunnels: 2000,
+            workload_tunnels: 500,
             max_waiters: 16_384,
         }
     }
@@ -68,7 +76,7 @@ pub enum Acquire<W> {
     Dial,
     /// A dial for this key is under way: the waiter is kept.
     Wait,
-    /// Too many wait already.
+    /// Too many wait already, or there is no room for a tunnel.
     Full(W),
 }
 
@@ -99,6 +107,17 @@ struct Tunnel {
     idle_since: Option<Millis>,
 }
 
+/// Those who waited, after a dial.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<W> {
+    /// All have a slot.
+    Done,
+    /// More remain: dial once more.
+    DialAgain,
+    /// There is no room for another tunnel: these get none.
+    Refused(Vec<W>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Pool<W> {
@@ -109,6 +128,12 @@ pub struct Pool<W> {
     idle: BTreeSet<(Millis, TunnelId)>,
     /// Retired tunnels without streams.
     spent: Vec<TunnelId>,
+    /// Of each source workload.
+    shares: HashMap<u32, Share>,
+    /// Dials under way.
+    dialling: usize,
+    evicted: u64,
+    refused: u64,
 }
 
 impl<W> Pool<W> {
@@ -121,6 +146,10 @@ impl<W> Pool<W> {
             tunnels,
             idle: BTreeSet::new(),
             spent: Vec::new(),
+            shares: HashMap::new(),
+            dialling: 0,
+            evicted: 0,
+            refused: 0,
         }
     }
 
@@ -134,7 +163,7 @@ impl<W> Pool<W> {
             if tunnel.streams < tunnel.limit {
                 tunnel.streams += 1;
                 if let Some(since) = tunnel.idle_since.take() {
-                    self.idle.remove(&(since, id));
+                    self.stopped_idling(since, key, id);
                 }
                 return Acquire::Use(id, waiter);
             }
@@ -142,16 +171,22 @@ impl<W> Pool<W> {
         if group.waiters.len() >= self.config.max_waiters {
             return Acquire::Full(waiter);
         }
-        group.waiters.push_back(waiter);
         if group.dialing {
+            group.waiters.push_back(waiter);
             return Acquire::Wait;
         }
+        if !self.reserve(key.source_workload) {
+            self.forget_if_empty(key);
+            return Acquire::Full(waiter);
+        }
+        let group = self.groups.entry(*key).or_default();
+        group.waiters.push_back(waiter);
         group.dialing = true;
         Acquire::Dial
     }
 
     /// The dial for `key` succeeded. Waiters that fit are pushed to `ready`, a slot taken for each.
-    /// True: more remain, dial once more. `peer_max`: as [`Connection::max_streams`] says now.
+    /// `peer_max`: as [`Connection::max_streams`] says now.
     ///
     /// [`Connection::max_streams`]: crate::Connection::max_streams
     #[must_use]
@@ -162,28 +197,29 @@ impl<W> Pool<W> {
         id: TunnelId,
         peer_max: u32,
         ready: &mut Vec<W>,
-    ) -> bool {
+    ) -> Next<W> {
         let limit = limit(&self.config, peer_max);
         let group = self.groups.entry(*key).or_default();
         let fit = group.waiters.len().min(limit as usize);
         ready.extend(group.waiters.drain(..fit));
-        group.tunnels.push(id);
-        group.dialing = !group.waiters.is_empty();
-        let again = group.dialing;
-        let idle_since = (fit == 0).then_some(now);
-        if idle_since.is_some() {
-            self.idle.insert((now, id));
+        let was_dialing = std::mem::take(&mut group.dialing);
+        let more = !group.waiters.is_empty();
+        let pooled = Pooled::new(fit as u32, limit);
+        self.adopt(now, key, id, pooled);
+        if was_dialing {
+            self.unreserve(key.source_workload);
         }
-        let streams = fit as u32;
-        let tunnel = Tunnel {
-            key: *key,
-            streams,
-            limit,
-            retired: false,
-            idle_since,
-        };
-        self.tunnels.insert(id, tunnel);
-        again
+        if !more {
+            return Next::Done;
+        }
+        let again = self.reserve(key.source_workload);
+        let group = self.groups.entry(*key).or_default();
+        group.dialing = again;
+        if again {
+            Next::DialAgain
+        } else {
+            Next::Refused(std::mem::take(&mut group.waiters).into())
+        }
     }
 
     /// The dial failed: everybody who waited for it.
@@ -192,8 +228,11 @@ impl<W> Pool<W> {
         let Some(group) = self.groups.get_mut(key) else {
             return Vec::new();
         };
-        group.dialing = false;
+        let was_dialing = std::mem::take(&mut group.dialing);
         let waiters = std::mem::take(&mut group.waiters).into();
+        if was_dialing {
+            self.unreserve(key.source_workload);
+        }
         self.forget_if_empty(key);
         waiters
     }
@@ -224,7 +263,8 @@ impl<W> Pool<W> {
             self.spent.push(id);
         } else if tunnel.streams == 0 {
             tunnel.idle_since = Some(now);
-            self.idle.insert((now, id));
+            let key = tunnel.key;
+            self.began_idling(now, &key, id);
         }
         None
     }
@@ -238,11 +278,11 @@ impl<W> Pool<W> {
         if std::mem::replace(&mut tunnel.retired, true) {
             return;
         }
+        let key = tunnel.key;
         if let Some(since) = tunnel.idle_since.take() {
-            self.idle.remove(&(since, id));
+            self.stopped_idling(since, &key, id);
             self.spent.push(id);
         }
-        let key = tunnel.key;
         self.leave_group(&key, id);
     }
 
@@ -252,8 +292,9 @@ impl<W> Pool<W> {
             return;
         };
         if let Some(since) = tunnel.idle_since {
-            self.idle.remove(&(since, id));
+            self.stopped_idling(since, &tunnel.key, id);
         }
+        self.leave_share(tunnel.key.source_workload);
         self.spent.retain(|&other| other != id);
         self.leave_group(&tunnel.key, id);
     }

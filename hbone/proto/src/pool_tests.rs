@@ -19,6 +19,7 @@ fn pool(max_streams: u32, max_tunnels: usize) -> Pool<u32> {
         max_streams,
         idle: Millis(100),
         max_tunnels,
+        workload_tunnels: 100,
         max_waiters: 4,
     })
 }
@@ -27,7 +28,10 @@ fn pool(max_streams: u32, max_tunnels: usize) -> Pool<u32> {
 fn dial(pool: &mut Pool<u32>, now: u64, key: &PoolKey, id: TunnelId, waiter: u32) {
     assert_eq!(pool.acquire(key, waiter), Acquire::Dial);
     let mut ready = Vec::new();
-    assert!(!pool.connected(Millis(now), key, id, u32::MAX, &mut ready));
+    assert_eq!(
+        pool.connected(Millis(now), key, id, u32::MAX, &mut ready),
+        Next::Done
+    );
     assert_eq!(ready, [waiter]);
 }
 
@@ -45,8 +49,9 @@ fn one_dial_at_a_time_and_waiters_fill_tunnels() {
     assert_eq!(pool.acquire(&key(1), 4), Acquire::Wait);
     assert_eq!(pool.acquire(&key(1), 5), Acquire::Full(5));
     let mut ready = Vec::new();
-    assert!(
+    assert_eq!(
         pool.connected(Millis(0), &key(1), 7, 100, &mut ready),
+        Next::DialAgain,
         "two remain"
     );
     assert_eq!(ready, [1, 2]);
@@ -57,7 +62,10 @@ fn one_dial_at_a_time_and_waiters_fill_tunnels() {
         "a freed slot goes to who waits"
     );
     ready.clear();
-    assert!(!pool.connected(Millis(2), &key(1), 8, 100, &mut ready));
+    assert_eq!(
+        pool.connected(Millis(2), &key(1), 8, 100, &mut ready),
+        Next::Done
+    );
     assert_eq!(ready, [4, 6]);
 }
 
@@ -110,21 +118,6 @@ fn idle_tunnels_are_released_and_busy_ones_are_not() {
     assert_eq!(released, [7]);
     assert_eq!(pool.acquire(&key(1), 3), Acquire::Dial, "forgotten");
     assert_eq!(pool.len(), 1);
-}
-
-#[test]
-fn beyond_the_cap_the_longest_idle_goes() {
-    let mut pool = pool(10, 2);
-    for n in 1..=3 {
-        dial(&mut pool, 0, &key(n), u64::from(n), 0);
-    }
-    let mut released = Vec::new();
-    pool.expire(Millis(0), &mut released);
-    assert_eq!(released, [], "all are busy");
-    assert_eq!(pool.stream_ended(Millis(2), 2), None);
-    assert_eq!(pool.stream_ended(Millis(1), 3), None);
-    pool.expire(Millis(3), &mut released);
-    assert_eq!(released, [3]);
 }
 
 #[test]
@@ -212,8 +205,11 @@ proptest! {
                 },
                 Act::Connected(n) if pool.groups.get(&key(n)).is_some_and(|g| g.dialing) => {
                     let mut ready = Vec::new();
-                    let again = pool.connected(Millis(now), &key(n), next, 100, &mut ready);
-                    prop_assert_eq!(again, pool.groups[&key(n)].dialing);
+                    match pool.connected(Millis(now), &key(n), next, 100, &mut ready) {
+                        Next::Done => prop_assert!(!pool.groups[&key(n)].dialing),
+                        Next::DialAgain => prop_assert!(pool.groups[&key(n)].dialing),
+                        Next::Refused(who) => waiting -= who.len(),
+                    }
                     waiting -= ready.len();
                     open.extend(ready.iter().map(|_| next));
                     next += 1;
@@ -246,6 +242,7 @@ proptest! {
             }
             prop_assert_eq!(pool.groups.values().map(|g| g.waiters.len()).sum::<usize>(), waiting);
             prop_assert!(pool.groups.values().all(|g| g.dialing || g.waiters.is_empty()));
+            pool.assert_shares();
         }
         for n in 0..3 {
             let _ = pool.dial_failed(&key(n));
@@ -256,5 +253,16 @@ proptest! {
         let mut released = Vec::new();
         pool.expire(Millis(now + 1000), &mut released);
         prop_assert!(pool.is_empty() && pool.groups.is_empty() && pool.idle.is_empty());
+    }
+}
+
+impl<W> Pool<W> {
+    /// What is counted of each workload is what there is.
+    fn assert_shares(&self) {
+        let dialling = self.groups.values().filter(|group| group.dialing).count();
+        assert_eq!(dialling, self.dialling);
+        let counted: usize = self.shares.values().map(|share| share.tunnels).sum();
+        assert_eq!(counted, self.tunnels.len() + dialling);
+        assert!(self.tunnels.len() + dialling <= self.config.max_tunnels + self.spent.len());
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The core's snapshots and events as the dicts of the stub.
 
-use hbone_core::{ConnectionInfo, Counter, CounterKey, Event, Stats, TunnelInfo};
+use hbone_core::{ConnectionInfo, Counter, CounterKey, Event, Stats, TunnelInfo, WorkerShare};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -113,7 +113,24 @@ pub(crate) fn tunnel<'py>(py: Python<'py>, info: &TunnelInfo) -> PyResult<Bound<
     Ok(dict)
 }
 
+/// The busy share goes as a number from 0 to 1.
+fn share<'py>(py: Python<'py>, share: &WorkerShare) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    fill!(dict,
+        "worker": share.worker,
+        "busy": f64::from(share.busy) / 1000.0,
+        "tunnels": share.tunnels,
+        "connections": share.connections,
+    );
+    Ok(dict)
+}
+
 pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
+    let shares: Vec<_> = stats
+        .shares
+        .iter()
+        .map(|of_worker| share(py, of_worker))
+        .collect::<PyResult<_>>()?;
     let dict = PyDict::new(py);
     fill!(dict,
         "workers": stats.workers,
@@ -123,10 +140,15 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, 
         "handshakes_failed": stats.handshakes_failed.clone(),
         "tunnels_opened": stats.tunnels_opened,
         "tunnels_reused": stats.tunnels_reused,
+        "spills": stats.spills,
+        "tunnels_moved": stats.tunnels_moved,
+        "tunnels_evicted": stats.tunnels_evicted,
+        "tunnels_refused": stats.tunnels_refused,
         "tunnels_closed": stats.tunnels_closed.clone(),
         "events_dropped": stats.events_dropped,
         "capture_refused": stats.capture_refused.clone(),
         "buffers_bytes": stats.buffers_bytes,
+        "shares": shares,
     );
     Ok(dict)
 }

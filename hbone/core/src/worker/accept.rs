@@ -3,6 +3,7 @@
 
 use super::Worker;
 use super::token::Token;
+use crate::balance::{Claim, Place};
 use crate::config::{ACCEPTS_PER_WAKE, KEEPALIVE, TICK};
 use crate::error::Error;
 use crate::event::{Event, EventKind};
@@ -12,8 +13,7 @@ use crate::slab::Handle;
 use hbone_proto::Reason;
 use hbone_sys::flow::{FlowKey, FlowRecord};
 use hbone_sys::{Errno, socket};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -145,17 +145,19 @@ impl Worker {
             ListenerKind::Capture => self.captured(&workload, fd, remote, local),
             ListenerKind::Inbound => {
                 let workload_id = workload.id;
+                let place = Place::least_busy(&self.shared.balance);
+                let worker = place.worker;
                 let accepted = Box::new(Accepted {
                     fd,
                     workload_id,
                     remote,
                     local,
+                    place,
                 });
-                self.next_mate = (self.next_mate + 1) % self.mates.len();
-                if self.next_mate == self.index {
+                if worker == self.index {
                     self.begin_inbound(*accepted);
                 } else if let Err(Message::Accepted(accepted)) =
-                    self.send_to(self.next_mate, Message::Accepted(accepted))
+                    self.send_to(worker, Message::Accepted(accepted))
                 {
                     socket::set_abort_on_close(&accepted.fd);
                     self.handshake_refused(&workload, remote, Reason::ResourceLimit);
@@ -191,17 +193,45 @@ impl Worker {
         source: SocketAddr,
         record: FlowRecord,
     ) {
+        let key = (workload.id, record.upstream().ip());
+        let (now, random) = (self.now, self.random.next());
+        let routed = Claim::route(&self.shared.balance, key, now, random);
+        self.stats.spills += u64::from(routed.spilt);
         let captured = Captured {
             fd,
             workload_id: workload.id,
             source,
             record,
-            accepted: self.now,
+            accepted: now,
+            claim: routed.claim,
+            forwarded: false,
         };
-        let owner = owner_of(workload.id, record.upstream().ip(), self.mates.len());
+        self.give(routed.worker, workload, captured);
+    }
+
+    /// From another worker, which sent it when this one owned its key. A tunnel that has moved on
+    /// meanwhile takes it along, once: what moves more often than that is served here.
+    pub(super) fn received(&mut self, captured: Captured) {
+        let workload = self.workloads.get(&captured.workload_id).cloned();
+        match (captured.claim.owner(), workload) {
+            (Some(owner), Some(workload))
+                if !captured.forwarded && !captured.claim.is_of(self.index) =>
+            {
+                let forwarded = Captured {
+                    forwarded: true,
+                    ..captured
+                };
+                self.give(owner, &workload, forwarded);
+            }
+            _ => self.begin_outbound(captured),
+        }
+    }
+
+    fn give(&mut self, owner: usize, workload: &Arc<Workload>, captured: Captured) {
         if owner == self.index {
             return self.begin_outbound(captured);
         }
+        let source = captured.source;
         if let Err(Message::Captured(captured)) =
             self.send_to(owner, Message::Captured(Box::new(captured)))
         {
@@ -286,13 +316,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Which of the workers has the tunnels from a workload to an address.
-fn owner_of(workload_id: u32, upstream: IpAddr, workers: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    (workload_id, upstream).hash(&mut hasher);
-    (hasher.finish() % workers as u64) as usize
 }
 
 /// IPv4-mapped addresses are IPv4.

@@ -7,7 +7,9 @@ use super::token::Token;
 use super::tunnel::{Open, State, Tunnel};
 use super::tunnel_io::Lost;
 use crate::config::MAX_SERIES;
-use crate::counters::{ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo};
+use crate::counters::{
+    ConnectionInfo, Counter, CounterKey, Counters, Stats, TunnelInfo, WorkerShare,
+};
 use crate::event::{Event, EventKind};
 use crate::model::Direction;
 use crate::slab::Handle;
@@ -188,8 +190,8 @@ impl Worker {
 
     fn count_ended(&mut self, stream: &Stream, reason: Reason) {
         let counter = self.series(counter_key(&stream.about));
-        counter.bytes_sent += stream.bytes_sent;
-        counter.bytes_received += stream.bytes_received;
+        counter.bytes_sent += stream.bytes_sent - stream.settled.0;
+        counter.bytes_received += stream.bytes_received - stream.settled.1;
         if stream.phase == Phase::Open {
             counter.closed += 1;
         }
@@ -202,6 +204,18 @@ impl Worker {
         event.duration_us = micros(stream.began, self.now);
         event.connect_us = stream.connect_us;
         self.events.push(event);
+    }
+
+    /// Counts what a connection has carried so far, before it goes to another worker: totals never
+    /// fall, whoever is asked first.
+    pub(super) fn settle(&mut self, handle: Handle) {
+        let stream = &mut self.streams[handle];
+        let carried = (stream.bytes_sent, stream.bytes_received);
+        let before = std::mem::replace(&mut stream.settled, carried);
+        let key = counter_key(&stream.about);
+        let counter = self.series(key);
+        counter.bytes_sent += carried.0 - before.0;
+        counter.bytes_received += carried.1 - before.1;
     }
 
     /// A CONNECT that never became a connection.
@@ -234,8 +248,8 @@ impl Worker {
         let mut counters = self.counters.clone();
         for (_, stream) in self.streams.iter() {
             let counter: &mut Counter = counters.entry(counter_key(&stream.about)).or_default();
-            counter.bytes_sent += stream.bytes_sent;
-            counter.bytes_received += stream.bytes_received;
+            counter.bytes_sent += stream.bytes_sent - stream.settled.0;
+            counter.bytes_received += stream.bytes_received - stream.settled.1;
         }
         counters
     }
@@ -289,6 +303,13 @@ impl Worker {
             .iter()
             .filter(|(_, t)| t.open_ref().is_some())
             .count();
+        (stats.tunnels_evicted, stats.tunnels_refused) = self.pool.evicted_and_refused();
+        stats.shares = vec![WorkerShare {
+            worker: self.index,
+            busy: self.meter.busy(),
+            tunnels: stats.tunnels,
+            connections: stats.connections,
+        }];
         stats.buffers_bytes = self.buffers.bytes() + self.receive.len() + self.pending_bytes;
         stats
     }

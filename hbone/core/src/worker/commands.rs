@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the streams of a pod that was replaced in place may finish.
-const RESTART_DRAIN: Duration = Duration::from_secs(5);
+pub(super) const RESTART_DRAIN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Silences the bell first: what comes later rings again.
@@ -25,8 +25,9 @@ impl Worker {
 
     fn obey(&mut self, message: Message) {
         match message {
-            Message::Captured(captured) => self.begin_outbound(*captured),
+            Message::Captured(captured) => self.received(*captured),
             Message::Accepted(accepted) => self.begin_inbound(*accepted),
+            Message::Moved(moved) => self.adopt(*moved),
             Message::PutSvid(identity, svid) => {
                 self.svids.insert(identity, svid);
             }
@@ -71,6 +72,11 @@ impl Worker {
                 self.draining = Some((self.now + deadline, reply));
                 self.drain_tunnels(deadline, |_| true);
                 self.end_waiting(|_| true, Reason::Draining);
+                self.next_tick = self.now;
+            }
+            Message::Shuffle => {
+                // At the end of this wake: now a tunnel may be in the middle of something.
+                self.meter.shuffles = true;
                 self.next_tick = self.now;
             }
             Message::Stop => self.stopping = true,
@@ -224,7 +230,7 @@ impl Worker {
     }
 }
 
-fn is_same_pod(one: &Workload, other: &Workload) -> bool {
+pub(super) fn is_same_pod(one: &Workload, other: &Workload) -> bool {
     one.netns_cookie == other.netns_cookie && one.identity == other.identity
 }
 

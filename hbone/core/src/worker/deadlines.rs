@@ -9,6 +9,7 @@ use super::stream::Phase;
 use super::token::Token;
 use crate::slab::Handle;
 use hbone_proto::Reason;
+use std::sync::atomic::Ordering;
 
 impl Worker {
     pub(super) fn check_deadlines(&mut self) {
@@ -47,9 +48,10 @@ impl Worker {
     fn check_tunnels(&mut self) {
         let clock = self.millis();
         for handle in self.tunnels.handles() {
-            let Some(tunnel) = self.tunnels.get(handle) else {
+            let Some(tunnel) = self.tunnels.get_mut(handle) else {
                 continue;
             };
+            tunnel.rate = (tunnel.rate + std::mem::take(&mut tunnel.work)) / 2;
             if tunnel.put_off {
                 self.turn_again(handle);
             }
@@ -71,7 +73,7 @@ impl Worker {
     }
 
     /// Tunnels that nobody has used for long.
-    fn release_idle(&mut self) {
+    pub(super) fn release_idle(&mut self) {
         let mut released = Vec::new();
         self.pool.expire(self.millis(), &mut released);
         for id in released {
@@ -97,6 +99,7 @@ impl Worker {
         }
         if self.tunnels.len() == 0
             && self.streams.len() == 0
+            && self.shared.moving.load(Ordering::Acquire) == 0
             && let Some((_, reply)) = self.draining.take()
         {
             let _ = reply.send(());

@@ -2,6 +2,7 @@
 //! Bytes from a stream into its application's socket.
 
 use super::Worker;
+use super::load::TURN_COSTS;
 use super::stream::Phase;
 use crate::config::PENDING_SOFT_LIMIT;
 use crate::slab::Handle;
@@ -173,12 +174,11 @@ impl Worker {
         let Some((tunnel, key)) = stream.carrier else {
             return;
         };
-        if let Some(open) = self
-            .tunnels
-            .get_mut(tunnel)
-            .and_then(|tunnel| tunnel.open_mut())
-        {
-            open.h2.consumed(key, count);
+        if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+            tunnel.work += TURN_COSTS;
+            if let Some(open) = tunnel.open_mut() {
+                open.h2.consumed(key, count);
+            }
         }
         self.mark_dirty(tunnel);
     }

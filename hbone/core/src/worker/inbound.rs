@@ -6,6 +6,7 @@ use super::accept::canonical;
 use super::stream::{About, Phase, Stream};
 use super::token::Token;
 use super::tunnel::{Remote, State, Tunnel};
+use crate::balance::Hold;
 use crate::event::{Event, EventKind};
 use crate::message::Accepted;
 use crate::model::{Direction, Workload};
@@ -35,6 +36,7 @@ impl Worker {
             workload_id,
             remote,
             local,
+            place,
         } = accepted;
         let Some(workload) = self.workloads.get(&workload_id).cloned() else {
             return;
@@ -61,7 +63,7 @@ impl Worker {
             remote,
         };
         let state = State::Handshaking(Box::new(handshake));
-        let mut tunnel = Tunnel::new(fd, Direction::Inbound, workload, to, state, self.now);
+        let mut tunnel = Tunnel::new((fd, Hold::Inbound(place)), workload, to, state, self.now);
         tunnel.deadline = Some(self.now + self.config.connect_timeout);
         tunnel.writable = true;
         let handle = self.tunnels.insert(tunnel);

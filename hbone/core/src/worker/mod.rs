@@ -21,6 +21,8 @@ mod cutoff;
 mod deadlines;
 mod deliver;
 mod inbound;
+mod load;
+mod moving;
 mod outbound;
 mod outbox;
 mod pressure;
@@ -32,7 +34,8 @@ mod token;
 mod tunnel;
 mod tunnel_io;
 
-use crate::config::{Config, RECEIVE_BYTES, STREAMS_PER_TUNNEL, TICK};
+use crate::balance::Balance;
+use crate::config::{Config, RECEIVE_BYTES, TICK};
 use crate::counters::{Counters, Stats};
 use crate::error::Error;
 use crate::event::EventSender;
@@ -42,11 +45,13 @@ use crate::model::{Peer, Workload};
 use crate::random::Random;
 use crate::slab::{Handle, Slab};
 use accept::{Listener, Spare};
-use hbone_proto::{Millis, Pool, PoolConfig};
+use hbone_proto::{Millis, Pool};
 use hbone_sys::flow::FlowRecords;
 use hbone_sys::poll::{Bell, Epoll, Event, EventFlags};
 use hbone_sys::{netns, socket};
 use hbone_tls::Svid;
+use load::Meter;
+pub(crate) use moving::Moved;
 use outbox::BufferPool;
 use pressure::Share;
 use spin::Spin;
@@ -83,12 +88,26 @@ pub(crate) struct Setup {
 }
 
 /// What all workers look at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     /// A worker has failed: the others must end too, however full their queues are.
     pub failed: AtomicBool,
     /// Connections of all workers; approximate at any moment.
     pub streams: AtomicUsize,
+    /// Tunnels that are between two workers.
+    pub moving: AtomicUsize,
+    pub balance: Arc<Balance>,
+}
+
+impl Shared {
+    pub fn new(workers: usize) -> Self {
+        Self {
+            failed: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            moving: AtomicUsize::new(0),
+            balance: Arc::new(Balance::new(workers)),
+        }
+    }
 }
 
 /// A peer and the pool's number for the identities that are expected of it.
@@ -105,8 +124,6 @@ pub(crate) struct Worker {
     mates: Vec<Mailbox>,
     /// Mates whose bell rings at the end of this wake.
     to_ring: Vec<bool>,
-    /// Whose turn it is to take an accepted tunnel.
-    next_mate: usize,
     events: EventSender,
     epoll: Epoll,
     /// The namespace of the agent, to go back to after making a socket in a pod's.
@@ -119,6 +136,7 @@ pub(crate) struct Worker {
     now: Instant,
     random: Random,
     spin: Spin,
+    meter: Meter,
     spare: Spare,
 
     workloads: IdMap<u32, Arc<Workload>>,
@@ -174,17 +192,13 @@ impl Worker {
             .map_err(|e| Error::System("epoll_ctl", e))?;
         let home_cookie =
             netns::current_cookie().map_err(|e| Error::System("SO_NETNS_COOKIE", e))?;
-        let pool = Pool::new(PoolConfig {
-            max_streams: STREAMS_PER_TUNNEL as u32,
-            idle: Millis(setup.config.pool_idle.as_millis() as u64),
-            max_tunnels: crate::config::MAX_POOLED,
-            max_waiters: crate::config::MAX_WAITING,
-        });
+        let descriptors = hbone_sys::descriptor_limit();
+        let pool = Pool::new(setup.config.pool(descriptors, setup.mates.len()));
         Ok(Self {
             to_ring: vec![false; setup.mates.len()],
-            next_mate: setup.index,
             index: setup.index,
             spin: Spin::new(setup.config.spin),
+            meter: Meter::new(now),
             config: setup.config,
             records: setup.records,
             inbox: setup.inbox,
@@ -195,7 +209,7 @@ impl Worker {
                 .map_err(|e| Error::System("/proc/thread-self/ns/net", e))?,
             home_cookie,
             netns_cookie: home_cookie,
-            started: now,
+            started: setup.shared.balance.epoch,
             now,
             random: Random::new(),
             spare: Spare::new(),
@@ -213,7 +227,7 @@ impl Worker {
             half_open: 0,
             shares: HashMap::new(),
             streams_of: IdMap::default(),
-            descriptors: hbone_sys::descriptor_limit(),
+            descriptors,
             shared: setup.shared,
             dirty: Vec::new(),
             again: Vec::new(),
@@ -245,42 +259,6 @@ impl Worker {
         Ok(())
     }
 
-    /// For the next events; sets the clock.
-    fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
-        let timeout = self.timeout();
-        if let Some(time) = self.spin.time()
-            && timeout != Some(Duration::ZERO)
-        {
-            self.look_for(time, events)?;
-            if !events.is_empty() {
-                return Ok(());
-            }
-        }
-        let before = self.spin.is_wanted().then(Instant::now);
-        self.epoll.wait(events, timeout)?;
-        self.now = Instant::now();
-        if let Some(before) = before
-            && !events.is_empty()
-        {
-            self.spin.slept(self.now - before);
-        }
-        Ok(())
-    }
-
-    /// Looks for events again and again; leaves the core to whoever else can run in between.
-    fn look_for(&mut self, time: Duration, events: &mut Vec<Event>) -> std::io::Result<()> {
-        let until = Instant::now() + time;
-        loop {
-            self.epoll.wait(events, Some(Duration::ZERO))?;
-            self.now = Instant::now();
-            if !events.is_empty() || self.now >= until {
-                self.spin.looked(!events.is_empty());
-                return Ok(());
-            }
-            std::thread::yield_now();
-        }
-    }
-
     fn wake(&mut self, events: &[Event]) {
         for handle in std::mem::take(&mut self.again) {
             if let Some(tunnel) = self.tunnels.get_mut(handle) {
@@ -297,11 +275,15 @@ impl Worker {
                 Token::Stream(handle) => self.stream_event(handle, flags),
             }
         }
-        if self.now >= self.next_tick {
+        let ticks = self.now >= self.next_tick;
+        if ticks {
             self.next_tick = self.now + TICK;
             self.check_deadlines();
         }
         self.flush_dirty();
+        if ticks {
+            self.rebalance();
+        }
         self.go_home();
         self.events.announce();
         self.ring_mates();
@@ -322,7 +304,7 @@ impl Worker {
         }
     }
 
-    /// The protocol core's clock: milliseconds since this worker began.
+    /// The protocol core's clock: milliseconds since the core began, for all workers alike.
     fn millis(&self) -> Millis {
         Millis((self.now - self.started).as_millis() as u64)
     }

@@ -6,13 +6,14 @@ use super::inbound::LIMITS;
 use super::stream::{About, Phase, Stream};
 use super::token::Token;
 use super::tunnel::{Remote, State, Tunnel};
+use crate::balance::{Claim, Hold};
 use crate::config::KEEPALIVE;
 use crate::event::{Event, EventKind};
 use crate::message::Captured;
 use crate::model::{Direction, Workload};
 use crate::slab::Handle;
 use hbone_proto::{
-    Acquire, Authority, ConnectRequest, Forwarded, OpenError, PoolKey, Reason, TraceParent,
+    Acquire, Authority, ConnectRequest, Forwarded, Next, OpenError, PoolKey, Reason, TraceParent,
 };
 use hbone_sys::socket;
 use hbone_tls::ExpectedPeers;
@@ -27,6 +28,8 @@ impl Worker {
             source,
             record,
             accepted,
+            claim,
+            ..
         } = captured;
         let Some(workload) = self.workloads.get(&workload_id).cloned() else {
             // Removed while the connection was on its way from another worker.
@@ -50,9 +53,9 @@ impl Worker {
             peer_identity: None,
             trace_id: u128::from(self.random.next()) << 64 | u128::from(self.random.next()),
         };
-        let handle = self
-            .streams
-            .insert(Stream::new(fd, Phase::Waiting, about, accepted));
+        let mut stream = Stream::new(fd, Phase::Waiting, about, accepted);
+        stream.claim = Some(claim);
+        let handle = self.streams.insert(stream);
         let stream = &self.streams[handle];
         if self
             .epoll
@@ -76,7 +79,14 @@ impl Worker {
                 self.stats.tunnels_reused += 1;
                 self.open_on(tunnel, waiter);
             }
-            Acquire::Dial => self.dial_tunnel(key, expected),
+            Acquire::Dial => match self.streams[handle].claim.clone() {
+                Some(claim) => {
+                    // What has made room goes first: its descriptor may be the one that is needed.
+                    self.release_idle();
+                    self.dial_tunnel(key, expected, claim);
+                }
+                None => self.dial_failed(&key, Reason::UpstreamUnknown, "nobody's key"),
+            },
             Acquire::Wait => {}
             Acquire::Full(waiter) => self.end_stream(waiter, Reason::ResourceLimit),
         }
@@ -107,13 +117,18 @@ impl Worker {
         Ok((key, known.peer.expected.clone()))
     }
 
-    fn dial_tunnel(&mut self, key: PoolKey, expected: ExpectedPeers) {
-        if let Err((reason, detail)) = self.try_dial(&key, expected) {
+    fn dial_tunnel(&mut self, key: PoolKey, expected: ExpectedPeers, claim: Claim) {
+        if let Err((reason, detail)) = self.try_dial(&key, expected, claim) {
             self.dial_failed(&key, reason, &detail);
         }
     }
 
-    fn try_dial(&mut self, key: &PoolKey, expected: ExpectedPeers) -> Result<(), (Reason, String)> {
+    fn try_dial(
+        &mut self,
+        key: &PoolKey,
+        expected: ExpectedPeers,
+        claim: Claim,
+    ) -> Result<(), (Reason, String)> {
         let workload = self.workloads.get(&key.source_workload).cloned();
         let workload = workload.ok_or((Reason::WorkloadRemoved, String::new()))?;
         let svid = self.svids.get(&workload.identity).cloned();
@@ -139,7 +154,13 @@ impl Worker {
             remote: key.destination,
         };
         let state = State::Connecting(svid, expected);
-        let mut tunnel = Tunnel::new(fd, Direction::Outbound, workload, remote, state, self.now);
+        let mut tunnel = Tunnel::new(
+            (fd, Hold::Outbound(claim)),
+            workload,
+            remote,
+            state,
+            self.now,
+        );
         tunnel.key = Some(*key);
         tunnel.deadline = Some(self.now + self.config.connect_timeout);
         let handle = self.tunnels.insert(tunnel);
@@ -169,21 +190,31 @@ impl Worker {
     /// The handshake is done: the tunnel takes those who wait for it.
     pub(super) fn tunnel_connected(&mut self, handle: Handle) {
         let tunnel = &self.tunnels[handle];
-        let Some(key) = tunnel.key else { return };
+        let (Some(key), Hold::Outbound(claim)) = (tunnel.key, &tunnel.hold) else {
+            return;
+        };
+        let claim = claim.clone();
         let streams = tunnel.open_ref().map_or(0, |open| open.h2.max_streams());
         let mut ready = Vec::new();
         let id = Token::Tunnel(handle).encode();
-        let more = self
+        let next = self
             .pool
             .connected(self.millis(), &key, id, streams, &mut ready);
         for waiter in ready {
             self.open_on(id, waiter);
         }
-        if !more {
-            return;
+        match next {
+            Next::Done => return,
+            Next::DialAgain => self.release_idle(),
+            Next::Refused(waiters) => {
+                for waiter in waiters {
+                    self.end_stream(waiter, Reason::ResourceLimit);
+                }
+                return;
+            }
         }
         match self.expected_by(&key) {
-            Some(expected) => self.dial_tunnel(key, expected),
+            Some(expected) => self.dial_tunnel(key, expected, claim),
             None => {
                 let detail = "the peer was removed or changed while it was dialled";
                 self.dial_failed(&key, Reason::UpstreamUnknown, detail);

@@ -48,6 +48,16 @@ impl BufferPool {
         (self.lent + self.free.len()) * BUFFER_BYTES
     }
 
+    /// The tunnel leaves for another worker, and what it was lent with it.
+    pub fn give_away(&mut self, outbox: &Outbox) {
+        self.lent -= usize::from(!outbox.buffer.is_empty());
+    }
+
+    /// The tunnel comes from another worker, and what it was lent with it.
+    pub fn adopt(&mut self, outbox: &Outbox) {
+        self.lent += usize::from(!outbox.buffer.is_empty());
+    }
+
     fn take(&mut self) -> Vec<u8> {
         self.lent += 1;
         self.free.pop().unwrap_or_else(|| vec![0; BUFFER_BYTES])

@@ -72,6 +72,18 @@ impl Worker {
         }
     }
 
+    /// A tunnel comes from another worker, open.
+    pub(super) fn tunnel_came(&mut self, tunnel: &Tunnel) {
+        let inbound = tunnel.direction == Direction::Inbound;
+        let stalled = tunnel.stalled.is_some();
+        if inbound || stalled {
+            self.change_share(tunnel.remote.ip(), |share| {
+                share.tunnels += u32::from(inbound);
+                share.stalled += u32::from(stalled);
+            });
+        }
+    }
+
     /// Notes whether the socket has taken something since it last took everything.
     pub(super) fn note_progress(&mut self, handle: Handle, took: bool) {
         let tunnel = &mut self.tunnels[handle];
@@ -174,11 +186,19 @@ impl Worker {
 
     pub(super) fn stream_came(&mut self, workload: u32) {
         self.shared.streams.fetch_add(1, Ordering::Relaxed);
+        self.stream_is_here(workload);
+    }
+
+    pub(super) fn stream_is_here(&mut self, workload: u32) {
         *self.streams_of.entry(workload).or_default() += 1;
     }
 
     pub(super) fn stream_left(&mut self, workload: u32) {
         self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.stream_is_elsewhere(workload);
+    }
+
+    pub(super) fn stream_is_elsewhere(&mut self, workload: u32) {
         if let Some(count) = self.streams_of.get_mut(&workload) {
             *count -= 1;
             if *count == 0 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One connection of an application, and the stream that carries it.
 
+use crate::balance::Claim;
 use crate::model::{Direction, Workload};
 use crate::slab::Handle;
 use hbone_proto::{Reason, StreamKey};
@@ -16,6 +17,8 @@ pub(crate) struct Stream {
     pub phase: Phase,
     /// The tunnel and the stream in it, once there is one.
     pub carrier: Option<(Handle, StreamKey)>,
+    /// Outbound: its hold on the pool key.
+    pub claim: Option<Claim>,
     pub about: About,
     pub readable: bool,
     pub writable: bool,
@@ -37,6 +40,8 @@ pub(crate) struct Stream {
     pub pending_start: usize,
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// Of those, sent and received before it came here: counted by other workers.
+    pub settled: (u64, u64),
     pub began: Instant,
     pub connect_us: u64,
     /// When the phase must be left, or when a half-closed connection has been silent for too long.
@@ -107,6 +112,7 @@ impl Stream {
             fd,
             phase,
             carrier: None,
+            claim: None,
             about,
             readable: false,
             writable: false,
@@ -121,6 +127,7 @@ impl Stream {
             pending_start: 0,
             bytes_sent: 0,
             bytes_received: 0,
+            settled: (0, 0),
             began: now,
             connect_us: 0,
             deadline: None,

@@ -2,6 +2,7 @@
 //! One HBONE connection and where it is in its life.
 
 use super::outbox::Outbox;
+use crate::balance::Hold;
 use crate::model::{Direction, Workload};
 use hbone_proto::{ConnectRequest, Connection, PoolKey};
 use hbone_tls::{ExpectedPeers, Handshake, Session, Svid};
@@ -13,6 +14,8 @@ use std::time::Instant;
 /// Everything that a worker keeps of a tunnel.
 pub(crate) struct Tunnel {
     pub fd: OwnedFd,
+    /// Its pool key's slot or its place among inbound ones.
+    pub hold: Hold,
     pub direction: Direction,
     pub workload: Arc<Workload>,
     pub peer_workload: u32,
@@ -38,6 +41,11 @@ pub(crate) struct Tunnel {
     /// Streams were put off because their turn was over or the outbox was full.
     pub put_off: bool,
     pub opened: Instant,
+    /// When it came from another worker.
+    pub moved: Option<Instant>,
+    /// What it has cost since the last tick, and smoothed over ticks; see [`super::load`].
+    pub work: u64,
+    pub rate: u64,
     /// When this state must have been left, or a drain be over.
     pub deadline: Option<Instant>,
     /// Outbound: under which key the pool has it.
@@ -74,15 +82,19 @@ pub(crate) struct Remote {
 
 impl Tunnel {
     pub fn new(
-        fd: OwnedFd,
-        direction: Direction,
+        (fd, hold): (OwnedFd, Hold),
         workload: Arc<Workload>,
         to: Remote,
         state: State,
         now: Instant,
     ) -> Self {
+        let direction = match hold {
+            Hold::Outbound(_) => Direction::Outbound,
+            Hold::Inbound(_) => Direction::Inbound,
+        };
         Self {
             fd,
+            hold,
             direction,
             workload,
             peer_workload: to.workload,
@@ -100,6 +112,9 @@ impl Tunnel {
             again: false,
             put_off: false,
             opened: now,
+            moved: None,
+            work: 0,
+            rate: 0,
             deadline: None,
             key: None,
             request: None,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sockets of tunnels: connect, handshake, records in, records out.
 
+use super::load::TURN_COSTS;
 use super::outbox::Outbox;
 use super::tunnel::{Open, State, Tunnel};
 use super::{Worker, is_hang_up};
@@ -95,6 +96,7 @@ impl Worker {
         if count < asked && !tunnel.hung_up {
             tunnel.readable = false;
         }
+        tunnel.work += count as u64 + TURN_COSTS;
         buffer[..kept].copy_from_slice(&tunnel.tail);
         tunnel.tail.clear();
         let end = kept + count;
@@ -142,7 +144,13 @@ impl Worker {
                 }
                 Ok(Opened::Control) => {}
                 Ok(Opened::Close) => {
-                    return Err((Reason::TunnelLost, "the peer ended the TLS session".into()));
+                    let in_order = open.h2.streams() == 0;
+                    let reason = if in_order {
+                        Reason::None
+                    } else {
+                        Reason::TunnelLost
+                    };
+                    return Err((reason, "the peer ended the TLS session".into()));
                 }
                 Err(error) if !open.heard && error.is_refusal_of_our_certificate() => {
                     // TLS 1.3 ends the handshake for a client before the server has judged it.
@@ -279,6 +287,7 @@ impl Worker {
             match tunnel.outbox.send(&mut self.buffers, &tunnel.fd) {
                 Ok((sent, writable)) => {
                     tunnel.writable = writable;
+                    tunnel.work += sent as u64 + TURN_COSTS;
                     self.note_progress(handle, sent > 0);
                 }
                 Err(error) => self.sending_failed(handle, error),

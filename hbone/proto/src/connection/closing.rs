@@ -50,6 +50,13 @@ impl Closing {
     }
 }
 
+impl super::Connection {
+    /// True once either end has said GOAWAY, or the connection has failed.
+    pub fn is_closing(&self) -> bool {
+        self.core.failed.is_some() || self.core.closing.is_closing()
+    }
+}
+
 impl Core {
     pub(super) fn drain(&mut self, now: Millis) {
         if self.failed.is_some() || self.closing.ours != Ours::No {
