@@ -26,7 +26,7 @@ pub const CALM: u32 = 500;
 pub const SETTLE: u8 = 8;
 
 /// Differences smaller than this are noise: the number of things placed decides then.
-pub const BAND: u32 = 100;
+pub const BAND: u32 = 200;
 
 /// Workers that one key may have: four cores' worth of one pair of pods.
 pub const MEMBERS: usize = 4;
