@@ -73,6 +73,14 @@ impl Config {
         self
     }
 
+    /// Holds less where the process may use little: being killed would end everybody's connections.
+    pub(crate) fn fit_into(&mut self, memory: Option<usize>, workers: usize) {
+        if let Some(memory) = memory {
+            let share = memory / PENDING_PART / workers.max(1);
+            self.pending_limit = self.pending_limit.min(share);
+        }
+    }
+
     /// The pool of one of so many workers.
     pub(crate) fn pool(&self, descriptors: usize, workers: usize) -> PoolConfig {
         let all = descriptors / TUNNEL_DESCRIPTORS / workers;
@@ -160,6 +168,10 @@ pub(crate) const RECEIVE_BYTES: usize = 256 * 1024;
 /// not stop the rest; beyond, back-pressure reaches the whole tunnel and memory stays bounded.
 pub(crate) const PENDING_SOFT_LIMIT: usize = 64 << 20;
 
+/// One part in so many of the memory limit is for what applications have not taken, of all workers;
+/// the rest is for unsent buffers, tunnels and the agent itself.
+pub(crate) const PENDING_PART: usize = 4;
+
 /// Unsent buffers that one worker may hold (each up to 576 KiB); beyond, applications wait.
 pub(crate) const MAX_OUTBOXES: usize = 256;
 
@@ -173,3 +185,18 @@ pub(crate) const TUNNEL_DESCRIPTORS: usize = 2;
 /// However many workers share a limit, each may have this many tunnels, and of each pod this many.
 pub(crate) const FEWEST_TUNNELS: usize = 64;
 pub(crate) const FEWEST_OF_POD: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_memory_limit_is_divided_among_the_workers() {
+        let mut config = Config::default();
+        config.fit_into(None, 4);
+        config.fit_into(Some(64 << 30), 4);
+        assert_eq!(config.pending_limit, 256 << 20);
+        config.fit_into(Some(512 << 20), 4);
+        assert_eq!(config.pending_limit, 32 << 20);
+    }
+}

@@ -5,6 +5,7 @@ use crate::config::{Config, LONGEST};
 use crate::counters::{ConnectionInfo, Counters, Stats, TunnelInfo, merge};
 use crate::error::Error;
 use crate::event::{Event, EventKind, EventSender, Events};
+use crate::memory::memory_limit;
 use crate::message::{ListenerKind, Message};
 use crate::model::{Listeners, Peer, Workload};
 use crate::worker::{Mailbox, Setup, Shared, Worker};
@@ -40,12 +41,14 @@ pub struct Core {
 impl Core {
     /// Starts one thread per worker. `records` says where captured connections wanted to go.
     pub fn start(config: Config, records: Arc<dyn FlowRecords>) -> Result<Self, Error> {
-        let config = Arc::new(config.bounded());
+        let mut config = config.bounded();
         let count = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         }
         .min(MAX_WORKERS);
+        config.fit_into(memory_limit(), count);
+        let config = Arc::new(config);
         let (events, sender) =
             Events::new(config.max_events).map_err(|e| Error::System("eventfd", e))?;
         let mut mailboxes = Vec::new();

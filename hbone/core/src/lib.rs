@@ -14,6 +14,7 @@ mod counters;
 mod error;
 mod event;
 mod ids;
+mod memory;
 mod message;
 mod model;
 mod random;

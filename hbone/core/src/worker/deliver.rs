@@ -114,7 +114,7 @@ impl Worker {
         }
         let kept = stream.pending.len() - before;
         self.pending_bytes += kept;
-        if kept == 0 || self.pending_bytes > PENDING_SOFT_LIMIT {
+        if kept == 0 || self.pending_bytes > PENDING_SOFT_LIMIT.min(self.config.pending_limit / 4) {
             return;
         }
         if let Some((tunnel, key)) = stream.carrier
