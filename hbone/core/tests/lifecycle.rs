@@ -73,7 +73,9 @@ fn a_peer_with_new_identities_gets_a_new_tunnel() {
 #[test]
 fn a_removed_peer_is_cut_off() {
     let pair = Pair::new();
-    let (mut near, _far) = pair.connect();
+    let (mut near, mut far) = pair.connect();
+    // Answered: a request without an answer would look for another tunnel, and find no peer.
+    echoes(&mut near, &mut far);
     pair.client.remove_peers(vec![SERVER]).unwrap();
     assert_reset(&mut near);
     assert!(is_reason(&wait_closed(&pair.client), Reason::TunnelLost));
