@@ -86,6 +86,8 @@ struct Group<W> {
     tunnels: Vec<TunnelId>,
     dialing: bool,
     waiters: VecDeque<W>,
+    /// What the peer's newest SETTINGS allow: a new tunnel takes streams before its own have come.
+    peer_max: u32,
 }
 
 impl<W> Default for Group<W> {
@@ -94,6 +96,7 @@ impl<W> Default for Group<W> {
             tunnels: Vec::new(),
             dialing: false,
             waiters: VecDeque::new(),
+            peer_max: u32::MAX,
         }
     }
 }
@@ -198,8 +201,8 @@ impl<W> Pool<W> {
         peer_max: u32,
         ready: &mut Vec<W>,
     ) -> Next<W> {
-        let limit = limit(&self.config, peer_max);
         let group = self.groups.entry(*key).or_default();
+        let limit = limit(&self.config, peer_max.min(group.peer_max));
         let fit = group.waiters.len().min(limit as usize);
         ready.extend(group.waiters.drain(..fit));
         let was_dialing = std::mem::take(&mut group.dialing);
@@ -241,7 +244,18 @@ impl<W> Pool<W> {
     pub fn set_limit(&mut self, id: TunnelId, peer_max: u32) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             tunnel.limit = limit(&self.config, peer_max);
+            if let Some(group) = self.groups.get_mut(&tunnel.key) {
+                group.peer_max = peer_max;
+            }
         }
+    }
+
+    /// Streams were opened before the peer's SETTINGS said how many it takes: it will refuse those
+    /// beyond, and the others go on.
+    pub fn is_over_limit(&self, id: TunnelId) -> bool {
+        self.tunnels
+            .get(&id)
+            .is_some_and(|tunnel| tunnel.streams > tunnel.limit)
     }
 
     /// A stream ended, or could not be opened after all. If somebody waits for the key, the slot is

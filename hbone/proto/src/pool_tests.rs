@@ -80,6 +80,27 @@ fn a_full_tunnel_is_used_again_once_streams_end() {
 }
 
 #[test]
+fn what_a_peer_allows_holds_for_its_next_tunnel_too() {
+    let mut pool = pool(100, 10);
+    assert_eq!(pool.acquire(&key(1), 1), Acquire::Dial);
+    assert_eq!(pool.acquire(&key(1), 2), Acquire::Wait);
+    let mut ready = Vec::new();
+    let next = pool.connected(Millis(0), &key(1), 7, u32::MAX, &mut ready);
+    assert_eq!(next, Next::Done);
+    assert!(!pool.is_over_limit(7));
+    pool.set_limit(7, 1);
+    assert!(pool.is_over_limit(7), "the second will be refused");
+    assert_eq!(pool.stream_ended(Millis(1), 7), None);
+    assert!(!pool.is_over_limit(7));
+    assert_eq!(pool.acquire(&key(1), 2), Acquire::Dial, "but not the first");
+    assert_eq!(pool.acquire(&key(1), 3), Acquire::Wait);
+    ready.clear();
+    let next = pool.connected(Millis(2), &key(1), 8, u32::MAX, &mut ready);
+    assert_eq!(next, Next::DialAgain);
+    assert_eq!(ready, [2]);
+}
+
+#[test]
 fn what_the_key_holds_keeps_apart() {
     let mut pool = pool(10, 10);
     dial(&mut pool, 0, &key(1), 7, 1);

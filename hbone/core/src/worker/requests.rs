@@ -134,7 +134,10 @@ impl Worker {
         // The peer did nothing with it (RFC 9113 section 8.7): another tunnel may carry it.
         if let Some((tunnel, _)) = stream.wait_again() {
             let id = Token::Tunnel(tunnel).encode();
-            self.retire(id);
+            // Beyond the peer's limit is no fault of the tunnel.
+            if !self.pool.is_over_limit(id) {
+                self.retire(id);
+            }
             if let Some(waiter) = self.pool.stream_ended(self.millis(), id) {
                 self.open_on(id, waiter);
             }
