@@ -94,7 +94,7 @@ lock: ## Renew the locked Python requirements from pyproject.toml
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
 		--strip-extras --allow-unsafe -o requirements.lock pyproject.toml
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
-		--strip-extras --allow-unsafe --extra dev -c requirements.lock \
+		--strip-extras --allow-unsafe --extra dev --extra bench -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
 	@$(PY) -m piptools compile -q --no-emit-index-url --no-emit-find-links --generate-hashes \
 		--strip-extras --allow-unsafe --extra bench -c requirements.lock \

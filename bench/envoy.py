@@ -19,7 +19,15 @@ from lab.process import Process
 from lab.spec import LabSpec
 from wire.x509 import Issuer, PrivateKey, leaf_profile, make_root
 
-__all__ = ["client_config", "envoy_binary", "server_config", "start_envoys"]
+__all__ = [
+    "client_config",
+    "envoy_binary",
+    "http2_options",
+    "server_config",
+    "socket_address",
+    "start_envoys",
+    "static_cluster",
+]
 
 HBONE_PORT = 15008
 CLIENT, SERVER = "envoy/client", "envoy/server"
@@ -36,7 +44,7 @@ def envoy_binary() -> Path:
         binary = Path(folder) / "_bin" / "envoy"
         if binary.exists():
             return binary
-    raise MissingError("Envoy is missing: run scripts/setup bench")
+    raise MissingError("Envoy is missing: run scripts/setup bench (or test)")
 
 
 def start_envoys(cluster: Cluster) -> dict[str, Process]:
@@ -77,12 +85,14 @@ def _write_certificates(spec: LabSpec, folder: Path) -> None:
         secret.write_bytes(own.to_pem())
 
 
-def _address(ip: str, port: int) -> Config:
+def socket_address(ip: str, port: int) -> Config:
+    """Return an address as Envoy writes it."""
     return {"socket_address": {"address": ip, "port_value": port}}
 
 
-def _cluster(name: str, ip: str, port: int, **more: Any) -> Config:
-    endpoint = {"endpoint": {"address": _address(ip, port)}}
+def static_cluster(name: str, ip: str, port: int, **more: Any) -> Config:
+    """Return a cluster of one endpoint, without Envoy's own limits; ``more`` of its fields."""
+    endpoint = {"endpoint": {"address": socket_address(ip, port)}}
     limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _LIMITLESS)
     return {
         "name": name,
@@ -116,7 +126,7 @@ def _tls(folder: Path, side: str, peer: str) -> Config:
     }
 
 
-def _http2() -> Config:
+def http2_options() -> Config:
     """Return nodemesh's own windows: 4 MiB a stream, 16 MiB a connection."""
     return {
         "allow_connect": True,
@@ -131,7 +141,7 @@ def client_config(spec: LabSpec, folder: Path) -> Config:
     listeners = [
         {
             "name": f"out-{port}",
-            "address": _address(spec.address4(CLIENT), port),
+            "address": socket_address(spec.address4(CLIENT), port),
             "filter_chains": [
                 {
                     "filters": [
@@ -152,13 +162,13 @@ def client_config(spec: LabSpec, folder: Path) -> Config:
     ]
     http = {
         "@type": f"{_API}.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": _http2()},
+        "explicit_http_config": {"http2_protocol_options": http2_options()},
     }
     tls = {
         "@type": f"{_API}.transport_sockets.tls.v3.UpstreamTlsContext",
         "common_tls_context": _tls(folder, "client", spec.identity(SERVER)),
     }
-    hbone = _cluster(
+    hbone = static_cluster(
         "hbone",
         target,
         HBONE_PORT,
@@ -191,7 +201,7 @@ def server_config(spec: LabSpec, folder: Path) -> Config:
     manager = {
         "@type": f"{_API}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
-        "http2_protocol_options": _http2(),
+        "http2_protocol_options": http2_options(),
         "upgrade_configs": [{"upgrade_type": "CONNECT"}],
         "route_config": {"virtual_hosts": hosts},
         "http_filters": [{"name": "router", "typed_config": router}],
@@ -203,7 +213,7 @@ def server_config(spec: LabSpec, folder: Path) -> Config:
     }
     listener = {
         "name": "in",
-        "address": _address(own, HBONE_PORT),
+        "address": socket_address(own, HBONE_PORT),
         "filter_chains": [
             {
                 "transport_socket": {"name": "tls", "typed_config": tls},
@@ -211,5 +221,5 @@ def server_config(spec: LabSpec, folder: Path) -> Config:
             }
         ],
     }
-    clusters = [_cluster(f"to-{port}", own, port) for port in PORTS]
+    clusters = [static_cluster(f"to-{port}", own, port) for port in PORTS]
     return {"static_resources": {"listeners": [listener], "clusters": clusters}}

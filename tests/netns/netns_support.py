@@ -53,6 +53,12 @@ class Lab:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
+    def start_asking(self, pod: str, log: str, address: str, *request: str) -> Process:
+        """Begin to talk to the streams server in one of the ways of streams.py; return at once."""
+        command = [sys.executable, str(PROGRAMS / "streams.py"), "ask", address, str(STREAMS_PORT)]
+        self.cluster.log(log).unlink(missing_ok=True)
+        return self.cluster.pod(pod).start([*command, *request], log=self.cluster.log(log))
+
     def sockets(self, pod: str, variant: str, address: str, port: int) -> list[dict[str, Any]]:
         """Dial in one of the ways of sockets.py."""
         own = self.spec.address6(pod) if ":" in address else self.spec.address4(pod)
@@ -60,11 +66,16 @@ class Lab:
         assert isinstance(found, list)
         return found
 
-    def streams(self, pod: str, address: str, *request: str, timeout: float = 60) -> dict[str, Any]:
+    def streams(
+        self,
+        pod: str,
+        address: str,
+        *request: str,
+        timeout: float = 60,
+        port: int = STREAMS_PORT,
+    ) -> dict[str, Any]:
         """Talk to the streams server at an address in one of the ways of streams.py."""
-        said = self.python(
-            pod, "streams.py", "ask", address, str(STREAMS_PORT), *request, timeout=timeout
-        )
+        said = self.python(pod, "streams.py", "ask", address, str(port), *request, timeout=timeout)
         answer = json.loads(said.splitlines()[-1])
         assert isinstance(answer, dict)
         return answer
