@@ -143,8 +143,10 @@ def _core_figures(stats: "Stats") -> Iterable[Figure]:
     yield Figure("handshakes", stats["handshakes"], kind="counter")
     yield Figure("tunnels_opened", stats["tunnels_opened"], kind="counter")
     yield Figure("tunnels_reused", stats["tunnels_reused"], kind="counter")
-    for name in ("spills", "tunnels_moved", "tunnels_evicted", "tunnels_refused"):
-        yield Figure(name, stats[name], kind="counter")
+    yield Figure("spills", stats["spills"], kind="counter")
+    yield Figure("tunnels_moved", stats["tunnels_moved"], kind="counter")
+    yield Figure("tunnels_evicted", stats["tunnels_evicted"], kind="counter")
+    yield Figure("tunnels_refused", stats["tunnels_refused"], kind="counter")
     for share in stats["shares"]:
         worker = (("worker", str(share["worker"])),)
         yield Figure("worker_busy_ratio", share["busy"], worker)
