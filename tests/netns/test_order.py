@@ -95,8 +95,11 @@ def test_an_address_that_is_another_pods_at_once(lab):
             to_pod = {t["peer_identity"] for t in tunnels if t["remote"].startswith(f"{address}:")}
             assert to_pod == {identity}
             # Every record that names the new pod as destination has its identity, and no other.
-            reached = lab.records(lab.one, destination_identity=identity)
-            assert len(reached) >= 20
+            wait_until(
+                lambda named=identity: len(lab.records(lab.one, destination_identity=named)) >= 20,
+                seconds=5,
+                what=f"records of connections to {identity}",
+            )
     finally:
         load.kill()
         lab.cluster.write_mesh()
