@@ -41,6 +41,9 @@ _START_SECONDS: Final = 20.0
 _END_SECONDS: Final = 2.0
 """After that a process that was asked to end is killed."""
 
+_LAST_SECONDS: Final = 1.0
+"""From the end of its output to its own end."""
+
 _LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """As in ``ca_child``, which is not imported here."""
 
@@ -217,7 +220,7 @@ class _Child:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(), name="authority's process, words")
                 await self._hand_out()
-                self.kill()  # what closes its output gives no answer any more
+                await self._see_off()
         finally:
             self.kill()
             self._rest(start=False)
@@ -226,6 +229,19 @@ class _Child:
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(PkiError(self._explain(status)))
+
+    async def _see_off(self) -> None:
+        """What closes its output gives no answer any more: it ends, or is killed.
+
+        Not killed at once: Popen would look whether it has ended and so take away the status that
+        asyncio waits for.
+        """
+        self.ended = True
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
 
     async def _hand_out(self) -> None:
         try:
