@@ -167,6 +167,7 @@ class _Child:
         """It takes no more requests."""
 
         self._process = process
+        self._killed = False
         self._requests = process.stdin
         self._answers = process.stdout
         self._words = process.stderr
@@ -194,8 +195,15 @@ class _Child:
         self._requests.write(json.dumps(line).encode() + b"\n")
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """End it at once, whatever it does.
+
+        Once only: Popen looks first whether it has ended, and would so take away the status that
+        asyncio waits for.
+        """
         self.ended = True
+        if self._killed:
+            return
+        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -222,7 +230,8 @@ class _Child:
                 await self._hand_out()
                 await self._see_off()
         finally:
-            self.kill()
+            if self._process.returncode is None:
+                self.kill()
             self._rest(start=False)
             self._requests.close()
             status = await self._process.wait()
@@ -231,11 +240,7 @@ class _Child:
                     answer.set_exception(PkiError(self._explain(status)))
 
     async def _see_off(self) -> None:
-        """What closes its output gives no answer any more: it ends, or is killed.
-
-        Not killed at once: Popen would look whether it has ended and so take away the status that
-        asyncio waits for.
-        """
+        """What closes its output gives no answer any more: it ends, or is killed."""
         self.ended = True
         try:
             async with asyncio.timeout(_LAST_SECONDS):
