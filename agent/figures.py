@@ -153,6 +153,7 @@ def _core_figures(stats: "Stats") -> Iterable[Figure]:
         yield Figure("worker_tunnels", share["tunnels"], worker)
         yield Figure("worker_streams", share["connections"], worker)
     yield Figure("core_events_dropped", stats["events_dropped"], kind="counter")
+    yield Figure("core_events_withheld", stats["events_withheld"], kind="counter")
     for name in ("handshakes_failed", "tunnels_closed", "capture_refused"):
         for reason, count in stats[name].items():
             yield Figure(name, count, (("reason", reason_text(reason)),), "counter")

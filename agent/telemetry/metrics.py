@@ -77,6 +77,7 @@ HELP: Final[Mapping[str, str]] = {
     "streams": "Open tunnelled connections.",
     "buffers_bytes": "Memory in the core's buffers.",
     "core_events_dropped": "Events that the core dropped because the agent was too slow.",
+    "core_events_withheld": "Refusals that were not told one by one: their address had many.",
     "capture_refused": "Captured connections that the core closed without a tunnel, by reason.",
     "listener_drops": "Connection attempts that found a pod's accept queue full, by pod and kind.",
     "svid_expiry_seconds": "Time when the certificate in use expires, seconds since 1970.",

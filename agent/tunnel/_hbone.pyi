@@ -119,6 +119,7 @@ class Stats(TypedDict):
     tunnels_refused: int
     tunnels_closed: dict[int, int]
     events_dropped: int
+    events_withheld: int
     capture_refused: dict[int, int]
     buffers_bytes: int
     shares: list[WorkerShare]

@@ -204,6 +204,7 @@ impl Core {
     pub fn stats(&self) -> Result<Stats, Error> {
         let mut all = Stats {
             events_dropped: self.events.dropped(),
+            events_withheld: self.events.withheld(),
             ..Stats::default()
         };
         self.ask(Message::Stats)?

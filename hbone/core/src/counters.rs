@@ -101,6 +101,8 @@ pub struct Stats {
     /// Open tunnels that ended, by reason; 0 is in order.
     pub tunnels_closed: BTreeMap<u32, u64>,
     pub events_dropped: u64,
+    /// Refusals that were not told because their address had many.
+    pub events_withheld: u64,
     pub capture_refused: BTreeMap<u32, u64>,
     pub buffers_bytes: usize,
     /// Of each worker.
@@ -131,6 +133,7 @@ impl Stats {
         self.tunnels_refused += other.tunnels_refused;
         self.shares.extend(&other.shares);
         self.events_dropped += other.events_dropped;
+        self.events_withheld += other.events_withheld;
         self.buffers_bytes += other.buffers_bytes;
         for (mine, theirs) in [
             (&mut self.handshakes_failed, &other.handshakes_failed),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the core tells its owner: a bounded queue and one eventfd.
 
+use crate::fairness::Fairness;
 use crate::model::Direction;
 use hbone_sys::poll::Bell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Which of the things happened; the names are those of the Python surface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ pub(crate) struct Events {
 pub(crate) struct EventSender {
     queue: SyncSender<Box<Event>>,
     shared: Arc<Shared>,
+    fairness: Fairness,
     unannounced: bool,
 }
 
@@ -99,6 +102,7 @@ pub(crate) struct EventSender {
 struct Shared {
     bell: Bell,
     dropped: AtomicU64,
+    withheld: AtomicU64,
 }
 
 impl Events {
@@ -107,6 +111,7 @@ impl Events {
         let shared = Arc::new(Shared {
             bell: Bell::new()?,
             dropped: AtomicU64::new(0),
+            withheld: AtomicU64::new(0),
         });
         let events = Self {
             queue: Mutex::new(receiver),
@@ -117,6 +122,7 @@ impl Events {
             EventSender {
                 queue: sender,
                 shared,
+                fairness: Fairness::default(),
                 unannounced: false,
             },
         ))
@@ -130,6 +136,10 @@ impl Events {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
+    pub fn withheld(&self) -> u64 {
+        self.shared.withheld.load(Ordering::Relaxed)
+    }
+
     /// Silences the bell first, so that an event that comes meanwhile rings it again.
     pub fn drain(&self) -> Vec<Event> {
         self.shared.bell.reset();
@@ -139,8 +149,13 @@ impl Events {
 }
 
 impl EventSender {
-    /// Queues an event; the bell rings at the next [`Self::announce`].
-    pub fn push(&mut self, event: Event) {
+    /// Queues an event; the bell rings at the next [`Self::announce`]. Refusals beyond what one
+    /// address may have told are withheld and counted.
+    pub fn push(&mut self, mut event: Event) {
+        if !self.fairness.admit(&mut event, Instant::now()) {
+            self.shared.withheld.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         match self.queue.try_send(Box::new(event)) {
             Ok(()) => self.unannounced = true,
             Err(TrySendError::Full(_)) => {
@@ -163,6 +178,7 @@ impl Clone for EventSender {
         Self {
             queue: self.queue.clone(),
             shared: self.shared.clone(),
+            fairness: Fairness::default(),
             unannounced: false,
         }
     }

@@ -13,6 +13,7 @@ mod core;
 mod counters;
 mod error;
 mod event;
+mod fairness;
 mod ids;
 mod memory;
 mod message;
