@@ -2,6 +2,7 @@
 //! Settings of the core and the limits it works within.
 
 use hbone_proto::{Millis, PoolConfig};
+use hbone_tls::{MAX_PLAINTEXT, OVERHEAD};
 use std::time::Duration;
 
 /// What a caller may choose. The defaults are those of the Python surface.
@@ -160,8 +161,9 @@ pub(crate) const ROUNDS_PER_WAKE: usize = 2;
 /// Records that one read of an application may fill.
 pub(crate) const RECORDS_PER_READ: usize = 16;
 
-/// What one read of a tunnel may bring.
-pub(crate) const RECEIVE_BYTES: usize = 256 * 1024;
+/// What one read of a tunnel may bring: a whole number of full records, so that a read that is full of
+/// them ends with one.
+pub(crate) const RECEIVE_BYTES: usize = 16 * (MAX_PLAINTEXT + OVERHEAD);
 
 /// Bytes that applications of one worker have not taken yet. Up to here a stalled stream does not
 /// hold back the window of its tunnel, so that four of them (4 MiB each in a window of 16 MiB) do

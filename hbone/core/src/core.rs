@@ -237,6 +237,9 @@ impl Core {
 
     /// Ends and joins the workers; everything that is open closes. Safe to call twice.
     pub fn stop(&self) {
+        // First nobody listens any more, then the first ends: else a peer whose tunnel ends with one
+        // worker would be let in by the next, for a moment.
+        let _ = self.ask(Message::Deafen);
         for mailbox in &self.mailboxes {
             let _ = mailbox.queue.send(Message::Stop);
             mailbox.bell.ring();

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the core tells its owner: a bounded queue and one eventfd.
+//!
+//! A worker collects the events of one wake and hands them over together: one lock and at most one
+//! call of the kernel for all of them, and no memory for each.
 
 use crate::fairness::Fairness;
 use crate::model::Direction;
 use hbone_sys::poll::Bell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+/// Events that a worker has room for between two wakes; more is given back.
+const KEPT: usize = 1024;
 
 /// Which of the things happened; the names are those of the Python surface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,21 +90,22 @@ impl Event {
 /// The reading end, held by the owner of the core.
 #[derive(Debug)]
 pub(crate) struct Events {
-    queue: Mutex<Receiver<Box<Event>>>,
     shared: Arc<Shared>,
 }
 
 /// The writing end of one worker.
 #[derive(Debug)]
 pub(crate) struct EventSender {
-    queue: SyncSender<Box<Event>>,
     shared: Arc<Shared>,
     fairness: Fairness,
-    unannounced: bool,
+    /// Those of this wake.
+    fresh: Vec<Event>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    queue: Mutex<Vec<Event>>,
+    limit: usize,
     bell: Bell,
     dropped: AtomicU64,
     withheld: AtomicU64,
@@ -107,25 +113,19 @@ struct Shared {
 
 impl Events {
     pub fn new(limit: usize) -> std::io::Result<(Self, EventSender)> {
-        let (sender, receiver) = sync_channel(limit.max(1));
         let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            limit: limit.max(1),
             bell: Bell::new()?,
             dropped: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
         });
-        let events = Self {
-            queue: Mutex::new(receiver),
+        let sender = EventSender {
             shared: shared.clone(),
+            fairness: Fairness::default(),
+            fresh: Vec::new(),
         };
-        Ok((
-            events,
-            EventSender {
-                queue: sender,
-                shared,
-                fairness: Fairness::default(),
-                unannounced: false,
-            },
-        ))
+        Ok((Self { shared }, sender))
     }
 
     pub fn bell(&self) -> &Bell {
@@ -143,43 +143,69 @@ impl Events {
     /// Silences the bell first, so that an event that comes meanwhile rings it again.
     pub fn drain(&self) -> Vec<Event> {
         self.shared.bell.reset();
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.try_iter().map(|event| *event).collect()
+        std::mem::take(&mut *self.shared.queue())
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EventSender {
-    /// Queues an event; the bell rings at the next [`Self::announce`]. Refusals beyond what one
-    /// address may have told are withheld and counted.
+    /// Keeps an event for the next [`Self::announce`]. Refusals beyond what one address may have told
+    /// are withheld and counted.
     pub fn push(&mut self, mut event: Event) {
         if !self.fairness.admit(&mut event, Instant::now()) {
             self.shared.withheld.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        match self.queue.try_send(Box::new(event)) {
-            Ok(()) => self.unannounced = true,
-            Err(TrySendError::Full(_)) => {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(TrySendError::Disconnected(_)) => {}
+        if self.fresh.len() < self.shared.limit {
+            self.fresh.push(event);
+        } else {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Rings once for all events of a wake.
+    /// Hands over all events of a wake, as far as there is room. Rings if the queue was empty: else
+    /// somebody has rung and nobody has looked since.
     pub fn announce(&mut self) {
-        if std::mem::take(&mut self.unannounced) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        let mut queue = self.shared.queue();
+        let first = queue.is_empty();
+        let room = self.shared.limit - queue.len();
+        let dropped = self.fresh.len().saturating_sub(room);
+        queue.extend(self.fresh.drain(..).take(room));
+        drop(queue);
+        if dropped > 0 {
+            let dropped = dropped as u64;
+            self.shared.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+        if first {
             self.shared.bell.ring();
         }
+        if self.fresh.capacity() > KEPT {
+            self.fresh = Vec::new();
+        }
+    }
+}
+
+/// A worker that is over has said what it had to say, also the last.
+impl Drop for EventSender {
+    fn drop(&mut self) {
+        self.announce();
     }
 }
 
 impl Clone for EventSender {
     fn clone(&self) -> Self {
         Self {
-            queue: self.queue.clone(),
             shared: self.shared.clone(),
             fairness: Fairness::default(),
-            unannounced: false,
+            fresh: Vec::new(),
         }
     }
 }
@@ -197,5 +223,21 @@ mod tests {
         sender.announce();
         assert_eq!((events.drain().len(), events.dropped()), (2, 3));
         assert!(events.drain().is_empty());
+    }
+
+    #[test]
+    fn the_limit_holds_over_all_senders_and_wakes() {
+        let (events, mut one) = Events::new(3).unwrap();
+        let mut two = one.clone();
+        for sender in [&mut one, &mut two] {
+            for _ in 0..2 {
+                sender.push(Event::new(EventKind::TunnelOpened));
+            }
+            sender.announce();
+        }
+        assert_eq!((events.drain().len(), events.dropped()), (3, 1));
+        one.push(Event::new(EventKind::TunnelClosed));
+        drop(one);
+        assert_eq!(events.drain().len(), 1);
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Message {
     Drain(Duration, Sender<()>),
     /// Every tunnel that may goes to the next worker.
     Shuffle,
+    /// Listens no more; the sockets wait for whoever else holds them.
+    Deafen(Sender<()>),
     Stop,
     /// A captured connection whose pool key is this worker's.
     Captured(Box<Captured>),

@@ -13,16 +13,21 @@ pub(crate) struct Handle {
 
 const GENERATION_MASK: u32 = (1 << 30) - 1;
 
+/// Empty boxes kept for what comes next: in a steady state nothing is allocated for each connection,
+/// and after a peak the rest goes back.
+const KEPT: usize = 256;
+
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    value: Option<Box<T>>,
+    value: Option<Box<Option<T>>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
+    boxes: Vec<Box<Option<T>>>,
 }
 
 impl<T> Default for Slab<T> {
@@ -30,6 +35,7 @@ impl<T> Default for Slab<T> {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            boxes: Vec::new(),
         }
     }
 }
@@ -40,9 +46,16 @@ impl<T> Slab<T> {
     }
 
     pub fn insert(&mut self, value: T) -> Handle {
+        let value = match self.boxes.pop() {
+            Some(mut place) => {
+                *place = Some(value);
+                place
+            }
+            None => Box::new(Some(value)),
+        };
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[index as usize];
-            slot.value = Some(Box::new(value));
+            slot.value = Some(value);
             return Handle {
                 index,
                 generation: slot.generation,
@@ -51,7 +64,7 @@ impl<T> Slab<T> {
         let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 descriptors exist");
         self.slots.push(Slot {
             generation: 1,
-            value: Some(Box::new(value)),
+            value: Some(value),
         });
         Handle {
             index,
@@ -64,7 +77,7 @@ impl<T> Slab<T> {
         if slot.generation != handle.generation {
             return None;
         }
-        slot.value.as_deref()
+        slot.value.as_deref()?.as_ref()
     }
 
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
@@ -72,18 +85,22 @@ impl<T> Slab<T> {
         if slot.generation != handle.generation {
             return None;
         }
-        slot.value.as_deref_mut()
+        slot.value.as_deref_mut()?.as_mut()
     }
 
-    pub fn remove(&mut self, handle: Handle) -> Option<Box<T>> {
+    pub fn remove(&mut self, handle: Handle) -> Option<T> {
         let slot = self.slots.get_mut(handle.index as usize)?;
         if slot.generation != handle.generation {
             return None;
         }
-        let value = slot.value.take()?;
+        let mut place = slot.value.take()?;
         slot.generation = (slot.generation + 1) & GENERATION_MASK;
         self.free.push(handle.index);
-        Some(value)
+        let value = place.take();
+        if self.boxes.len() < KEPT {
+            self.boxes.push(place);
+        }
+        value
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
@@ -92,7 +109,8 @@ impl<T> Slab<T> {
                 index: index as u32,
                 generation: slot.generation,
             };
-            slot.value.as_deref().map(|value| (handle, value))
+            let value = slot.value.as_deref()?.as_ref()?;
+            Some((handle, value))
         })
     }
 
@@ -124,7 +142,7 @@ mod tests {
     fn an_old_handle_finds_nothing() {
         let mut slab = Slab::default();
         let first = slab.insert("first");
-        assert_eq!(slab.remove(first).as_deref(), Some(&"first"));
+        assert_eq!(slab.remove(first), Some("first"));
         let second = slab.insert("second");
         assert_eq!(first.index, second.index);
         assert_eq!((slab.get(first), slab.get(second)), (None, Some(&"second")));

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Readiness: epoll and eventfd.
+//! Readiness: epoll, eventfd and timerfd.
 
 pub use rustix::event::epoll::{Event, EventData, EventFlags};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -56,10 +59,7 @@ impl Epoll {
     /// Fills `events` up to its capacity, which may not be 0; an interrupted wait is an empty one.
     pub fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs() as i64,
-            tv_nsec: i64::from(t.subsec_nanos()),
-        });
+        let timeout = timeout.map(timespec);
         match epoll::wait(
             &self.0,
             rustix::buffer::spare_capacity(events),
@@ -98,5 +98,45 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A periodic timer (timerfd_create(2)): readable while it has run out and nobody has looked since.
+#[derive(Debug)]
+pub struct Alarm(OwnedFd);
+
+impl Alarm {
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self(timerfd_create(TimerfdClockId::Monotonic, flags)?))
+    }
+
+    /// Runs out after each `period` from now on; `None` is never.
+    pub fn set(&self, period: Option<Duration>) -> io::Result<()> {
+        let period = timespec(period.unwrap_or(Duration::ZERO));
+        let times = Itimerspec {
+            it_interval: period,
+            it_value: period,
+        };
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &times)?;
+        Ok(())
+    }
+
+    pub fn reset(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
     }
 }

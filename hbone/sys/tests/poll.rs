@@ -2,7 +2,7 @@
 //! Readiness as the workers rely on it: edges once, levels again, tokens unchanged, and never more
 //! events than there is room for.
 
-use hbone_sys::poll::{Bell, Epoll, Event, EventFlags};
+use hbone_sys::poll::{Alarm, Bell, Epoll, Event, EventFlags};
 use hbone_sys::socket;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -110,4 +110,21 @@ fn a_bell_rings_until_somebody_looks() {
     bell.ring();
     assert_eq!(ready(&epoll, 8, SOON).len(), 1);
     socket::duplicate(bell.as_fd()).unwrap();
+}
+
+#[test]
+fn an_alarm_comes_again_until_it_is_taken_back() {
+    let alarm = Alarm::new().unwrap();
+    let epoll = Epoll::new().unwrap();
+    epoll.add_level(&alarm, 7).unwrap();
+    assert!(ready(&epoll, 8, NOW).is_empty());
+    alarm.set(Some(Duration::from_millis(2))).unwrap();
+    for _ in 0..3 {
+        assert_eq!(ready(&epoll, 8, SOON), [(7, EventFlags::IN)]);
+        alarm.reset();
+    }
+    alarm.set(None).unwrap();
+    // Resetting one that has not run out does not block.
+    alarm.reset();
+    assert!(ready(&epoll, 8, NOW).is_empty());
 }

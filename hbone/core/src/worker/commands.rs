@@ -79,6 +79,10 @@ impl Worker {
                 self.meter.shuffles = true;
                 self.next_tick = self.now;
             }
+            Message::Deafen(reply) => {
+                self.stop_listening(|_| true);
+                let _ = reply.send(());
+            }
             Message::Stop => self.stopping = true,
         }
     }

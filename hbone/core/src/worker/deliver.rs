@@ -17,6 +17,9 @@ const SLICES: usize = 64;
 /// Keep what an application has not taken in one piece; tidy when this much of it is gone.
 const TIDY_PENDING: usize = 1 << 20;
 
+/// Lists of pieces kept for the next streams: those of one read, each for a moment.
+const KEPT_LISTS: usize = 64;
+
 impl Worker {
     /// DATA of a stream lies at `range` of the receive buffer until [`Self::deliver`].
     pub(super) fn arrived(&mut self, handle: Handle, range: Range<usize>, end: bool) {
@@ -24,6 +27,9 @@ impl Worker {
             return;
         };
         if !range.is_empty() {
+            if stream.arrived.capacity() == 0 {
+                stream.arrived = self.lists.pop().unwrap_or_default();
+            }
             stream.arrived.push(range);
         }
         stream.remote_ended |= end;
@@ -56,10 +62,11 @@ impl Worker {
             };
             self.keep_rest(handle, buffer, &arrived, written);
             self.took(handle, written);
-            arrived.clear();
-            let stream = &mut self.streams[handle];
-            stream.arrived = arrived;
-            if let Some(reason) = stream.doomed {
+            if arrived.capacity() > 0 && self.lists.len() < KEPT_LISTS {
+                arrived.clear();
+                self.lists.push(arrived);
+            }
+            if let Some(reason) = self.streams[handle].doomed {
                 self.end_stream(handle, reason);
             } else {
                 self.finish_writing(handle);

@@ -168,12 +168,26 @@ impl Worker {
         let Some(found) = self.tunnels.get_mut(tunnel) else {
             return;
         };
-        let baggage = &found.workload.baggage;
-        let baggage = (status == 200 && !baggage.is_empty()).then(|| Box::from(&**baggage));
-        if let State::Open(open) = &mut found.state {
-            // A stream that was reset meanwhile needs no answer.
-            let _ = open.h2.respond(key, &ConnectResponse { status, baggage });
-        }
+        let State::Open(open) = &mut found.state else {
+            return;
+        };
+        let refusal = ConnectResponse {
+            status,
+            baggage: None,
+        };
+        let response = if status == 200 {
+            found.accepted.get_or_insert_with(|| {
+                let baggage = &found.workload.baggage;
+                Box::new(ConnectResponse {
+                    baggage: (!baggage.is_empty()).then(|| Box::from(&**baggage)),
+                    status,
+                })
+            })
+        } else {
+            &refusal
+        };
+        // A stream that was reset meanwhile needs no answer.
+        let _ = open.h2.respond(key, response);
         self.mark_dirty(tunnel);
     }
 

@@ -84,12 +84,13 @@ impl Meter {
 impl Worker {
     /// For the next events; sets the clock.
     pub(super) fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
-        let timeout = self.timeout();
-        if timeout == Some(Duration::ZERO) {
-            self.epoll.wait(events, timeout)?;
+        if !self.again.is_empty() {
+            self.epoll.wait(events, Some(Duration::ZERO))?;
             self.now = Instant::now();
             return Ok(());
         }
+        let idle = self.is_idle();
+        self.set_alarm(!idle)?;
         let began = Instant::now();
         if let Some(time) = self.spin.time() {
             self.look_for(began + time, events)?;
@@ -98,13 +99,13 @@ impl Worker {
                 return Ok(());
             }
         }
-        if timeout.is_none() {
+        if idle {
             // Nobody asks us until somebody comes.
             self.meter.busy = 0;
             self.shared.balance.publish(self.index, 0);
         }
         let before = Instant::now();
-        self.epoll.wait(events, timeout)?;
+        self.epoll.wait(events, None)?;
         self.now = Instant::now();
         self.meter.slept(self.now - began);
         if self.spin.is_wanted() && !events.is_empty() {

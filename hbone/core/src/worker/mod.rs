@@ -28,6 +28,7 @@ mod outbox;
 mod pressure;
 mod relay;
 mod requests;
+mod sleep;
 mod spin;
 mod stream;
 mod token;
@@ -47,7 +48,7 @@ use crate::slab::{Handle, Slab};
 use accept::{Listener, Spare};
 use hbone_proto::{Millis, Pool};
 use hbone_sys::flow::FlowRecords;
-use hbone_sys::poll::{Bell, Epoll, Event, EventFlags};
+use hbone_sys::poll::{Alarm, Bell, Epoll, Event, EventFlags};
 use hbone_sys::{netns, socket};
 use hbone_tls::Svid;
 use load::Meter;
@@ -57,11 +58,12 @@ use pressure::Share;
 use spin::Spin;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use stream::Stream;
 use token::Token;
 use tunnel::Tunnel;
@@ -166,7 +168,11 @@ pub(crate) struct Worker {
     again: Vec<Handle>,
     /// Streams with bytes in `receive` to deliver.
     touched: Vec<Handle>,
+    /// Empty lists of pieces, for streams to which something comes.
+    lists: Vec<Vec<Range<usize>>>,
     receive: Vec<u8>,
+    /// Whose record has its beginning in `receive`, and where, until somebody else reads.
+    left: Option<(Handle, Range<usize>)>,
     arrivals: Vec<hbone_proto::Event>,
     buffers: BufferPool,
     /// Bytes that applications have not taken, over all streams.
@@ -179,6 +185,9 @@ pub(crate) struct Worker {
     /// Until when, and who waits for it.
     draining: Option<(Instant, Sender<()>)>,
     next_tick: Instant,
+    /// Wakes this worker for each tick.
+    alarm: Alarm,
+    is_alarm_set: bool,
     stopping: bool,
 }
 
@@ -189,6 +198,10 @@ impl Worker {
         let bell = &setup.mates[setup.index].bell;
         epoll
             .add_level(bell.as_fd(), Token::Bell.encode())
+            .map_err(|e| Error::System("epoll_ctl", e))?;
+        let alarm = Alarm::new().map_err(|e| Error::System("timerfd_create", e))?;
+        epoll
+            .add_level(alarm.as_fd(), Token::Alarm.encode())
             .map_err(|e| Error::System("epoll_ctl", e))?;
         let home_cookie =
             netns::current_cookie().map_err(|e| Error::System("SO_NETNS_COOKIE", e))?;
@@ -232,7 +245,9 @@ impl Worker {
             dirty: Vec::new(),
             again: Vec::new(),
             touched: Vec::new(),
+            lists: Vec::new(),
             receive: vec![0; RECEIVE_BYTES],
+            left: None,
             arrivals: Vec::new(),
             buffers: BufferPool::default(),
             pending_bytes: 0,
@@ -244,6 +259,8 @@ impl Worker {
             is_draining: false,
             draining: None,
             next_tick: now,
+            alarm,
+            is_alarm_set: false,
             stopping: false,
         })
     }
@@ -270,6 +287,7 @@ impl Worker {
             let flags = event.flags;
             match Token::decode(event.data.u64()) {
                 Token::Bell => self.read_inbox(),
+                Token::Alarm => self.alarmed(),
                 Token::Listener(handle) => self.accept(handle),
                 Token::Tunnel(handle) => self.tunnel_event(handle, flags),
                 Token::Stream(handle) => self.stream_event(handle, flags),
@@ -287,21 +305,6 @@ impl Worker {
         self.go_home();
         self.events.announce();
         self.ring_mates();
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        let idle = self.tunnels.len() == 0
-            && self.streams.len() == 0
-            && self.draining.is_none()
-            && !self.is_accepting_paused();
-        if idle {
-            None
-        } else {
-            Some(self.next_tick.saturating_duration_since(self.now).min(TICK))
-        }
     }
 
     /// The protocol core's clock: milliseconds since the core began, for all workers alike.

@@ -22,8 +22,8 @@ use std::sync::atomic::Ordering;
 
 /// Everything that belongs to a tunnel.
 pub(crate) struct Moved {
-    tunnel: Box<Tunnel>,
-    streams: Vec<(StreamKey, Box<Stream>)>,
+    tunnel: Tunnel,
+    streams: Vec<(StreamKey, Stream)>,
     /// Outbound: the peer as it was known, and the pool's view.
     pooled: Option<(Arc<Peer>, Pooled)>,
 }
@@ -43,6 +43,7 @@ impl Worker {
     }
 
     pub(super) fn move_out(&mut self, handle: Handle, to: usize) {
+        self.keep_beginning();
         let Some(mut tunnel) = self.tunnels.remove(handle) else {
             return;
         };
@@ -70,7 +71,7 @@ impl Worker {
         }
     }
 
-    fn take_streams_of(&mut self, tunnel: Handle) -> Vec<(StreamKey, Box<Stream>)> {
+    fn take_streams_of(&mut self, tunnel: Handle) -> Vec<(StreamKey, Stream)> {
         let mut taken = Vec::new();
         for handle in self.streams.handles() {
             let Some((carrier, key)) = self.streams[handle].carrier else {
@@ -100,12 +101,12 @@ impl Worker {
         tunnel.moved = Some(self.now);
         self.tunnel_came(&tunnel);
         self.buffers.adopt(&tunnel.outbox);
-        let handle = self.tunnels.insert(*tunnel);
+        let handle = self.tunnels.insert(tunnel);
         let token = Token::Tunnel(handle).encode();
         let added = self.epoll.add_socket(&self.tunnels[handle].fd, token);
         let streams: Vec<Handle> = streams
             .into_iter()
-            .map(|(key, stream)| self.adopt_stream(handle, key, *stream))
+            .map(|(key, stream)| self.adopt_stream(handle, key, stream))
             .collect();
         let trusted = self.adopt_key(handle, pooled);
         self.shared.moving.fetch_sub(1, Ordering::AcqRel);

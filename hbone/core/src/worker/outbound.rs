@@ -272,7 +272,10 @@ impl Worker {
             .get_or_insert_with(|| template(&about.workload));
         request.authority = Authority::Address(about.destination);
         request.forwarded.source = Some(about.source);
-        request.forwarded.host = self.services.get(&about.service).cloned();
+        let service = self.services.get(&about.service);
+        if request.forwarded.host.as_ref() != service {
+            request.forwarded.host = service.cloned();
+        }
         request.traceparent = Some(TraceParent {
             trace_id: about.trace_id,
             parent_id: self.random.next(),

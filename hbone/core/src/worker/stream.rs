@@ -31,7 +31,8 @@ pub(crate) struct Stream {
     /// The peer's half has ended; FIN goes to the application after what is pending.
     pub remote_ended: bool,
     pub write_shut: bool,
-    /// Received in this wake and not written yet: places in the worker's receive buffer.
+    /// Received in this wake and not written yet: places in the worker's receive buffer. The list
+    /// is lent by the worker.
     pub arrived: Vec<Range<usize>>,
     /// Waits in the worker's list of streams to deliver to.
     pub touched: bool,

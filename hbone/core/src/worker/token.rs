@@ -3,10 +3,21 @@
 
 use crate::slab::Handle;
 
+const OWN_BELL: Handle = Handle {
+    index: 0,
+    generation: 0,
+};
+const OWN_ALARM: Handle = Handle {
+    index: 1,
+    generation: 0,
+};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     /// The worker's own bell: commands and connections from other threads.
     Bell,
+    /// The worker's own timer.
+    Alarm,
     Listener(Handle),
     Tunnel(Handle),
     Stream(Handle),
@@ -15,13 +26,8 @@ pub(crate) enum Token {
 impl Token {
     pub fn encode(self) -> u64 {
         let (kind, handle) = match self {
-            Self::Bell => (
-                0,
-                Handle {
-                    index: 0,
-                    generation: 0,
-                },
-            ),
+            Self::Bell => (0, OWN_BELL),
+            Self::Alarm => (0, OWN_ALARM),
             Self::Listener(handle) => (1, handle),
             Self::Tunnel(handle) => (2, handle),
             Self::Stream(handle) => (3, handle),
@@ -35,6 +41,7 @@ impl Token {
             generation: (token >> 32) as u32 & ((1 << 30) - 1),
         };
         match token >> 62 {
+            0 if handle == OWN_ALARM => Self::Alarm,
             0 => Self::Bell,
             1 => Self::Listener(handle),
             2 => Self::Tunnel(handle),
@@ -55,6 +62,7 @@ mod tests {
         };
         for token in [
             Token::Bell,
+            Token::Alarm,
             Token::Listener(handle),
             Token::Tunnel(handle),
             Token::Stream(handle),

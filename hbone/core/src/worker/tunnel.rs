@@ -4,7 +4,7 @@
 use super::outbox::Outbox;
 use crate::balance::Hold;
 use crate::model::{Direction, Workload};
-use hbone_proto::{ConnectRequest, Connection, PoolKey};
+use hbone_proto::{ConnectRequest, ConnectResponse, Connection, PoolKey};
 use hbone_tls::{ExpectedPeers, Handshake, Session, Svid};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -52,6 +52,8 @@ pub(crate) struct Tunnel {
     pub key: Option<PoolKey>,
     /// Outbound: the request of the last stream, refilled for each.
     pub request: Option<Box<ConnectRequest>>,
+    /// Inbound: the answer to every CONNECT that was served.
+    pub accepted: Option<Box<ConnectResponse>>,
 }
 
 /// Consumed by each transition.
@@ -118,6 +120,7 @@ impl Tunnel {
             deadline: None,
             key: None,
             request: None,
+            accepted: None,
         }
     }
 

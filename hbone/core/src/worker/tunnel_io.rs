@@ -12,6 +12,7 @@ use hbone_proto::{Config as H2Config, Connection, Millis, Reason, Role};
 use hbone_sys::poll::EventFlags;
 use hbone_sys::{Errno, socket};
 use hbone_tls::{HEADER_LEN, Handshake, Opened, RecordError};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Why a tunnel must be closed, and what to tell the person on call.
@@ -81,14 +82,15 @@ impl Worker {
 
     /// One read, everything that came with it, and its delivery to the applications.
     fn read_tunnel(&mut self, handle: Handle, buffer: &mut [u8]) -> Result<(), Lost> {
+        let kept = self.beginning(handle, buffer);
         let tunnel = &mut self.tunnels[handle];
-        let kept = tunnel.tail.len();
-        let room = &mut buffer[kept..];
+        let room = &mut buffer[kept.end..];
         let asked = room.len();
         let count = match socket::receive(&tunnel.fd, room) {
             Ok(count) if count > 0 => count,
             Err(Errno::AGAIN) if tunnel.broken.is_none() => {
                 tunnel.readable = false;
+                self.leave(handle, kept);
                 return Ok(());
             }
             outcome => return Err(tunnel_ended(tunnel, outcome.err())),
@@ -97,21 +99,49 @@ impl Worker {
             tunnel.readable = false;
         }
         tunnel.work += count as u64 + TURN_COSTS;
-        buffer[..kept].copy_from_slice(&tunnel.tail);
-        tunnel.tail.clear();
-        let end = kept + count;
+        let end = kept.end + count;
         let outcome = self.take_in(handle, &mut buffer[..end]);
         self.deliver(buffer);
         let used = outcome?;
-        if let Some(tunnel) = self.tunnels.get_mut(handle) {
-            if used < end {
-                tunnel.tail.extend_from_slice(&buffer[used..end]);
-            } else if !tunnel.readable {
-                // An idle tunnel holds no memory for what may come.
-                tunnel.tail = Vec::new();
-            }
-        }
+        self.leave(handle, used..end);
         Ok(())
+    }
+
+    /// Brings what has come of a record to the front of the buffer, where the rest follows it. It
+    /// lies in the buffer still unless another tunnel was read meanwhile.
+    fn beginning(&mut self, handle: Handle, buffer: &mut [u8]) -> Range<usize> {
+        match self.left.take() {
+            Some((owner, left)) if owner == handle => {
+                buffer.copy_within(left.clone(), 0);
+                return 0..left.len();
+            }
+            Some((owner, left)) => {
+                if let Some(tunnel) = self.tunnels.get_mut(owner) {
+                    tunnel.tail.extend_from_slice(&buffer[left]);
+                }
+            }
+            None => {}
+        }
+        // An idle tunnel holds no memory for what may come.
+        let tail = std::mem::take(&mut self.tunnels[handle].tail);
+        buffer[..tail.len()].copy_from_slice(&tail);
+        0..tail.len()
+    }
+
+    /// What lies in the buffer of a record goes with its tunnel, which may go to another worker.
+    pub(super) fn keep_beginning(&mut self) {
+        if let Some((owner, left)) = self.left.take()
+            && let Some(tunnel) = self.tunnels.get_mut(owner)
+        {
+            tunnel.tail.extend_from_slice(&self.receive[left]);
+        }
+    }
+
+    /// The start of a record stays in the buffer for now.
+    fn leave(&mut self, handle: Handle, left: Range<usize>) {
+        if !left.is_empty() {
+            self.left = Some((handle, left));
+        }
     }
 
     /// Takes as much as is whole; returns how much.

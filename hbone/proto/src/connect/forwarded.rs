@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `forwarded` field (RFC 7239): `for="10.1.2.3:4444";host=web.shop.svc.cluster.local`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,7 +30,7 @@ impl Forwarded {
                 found.source = parse_node(&value);
             } else if name.eq_ignore_ascii_case("host") && found.host.is_none() && !value.is_empty()
             {
-                found.host = Some(value.into());
+                found.host = Some(Box::from(&*value));
             }
             match tail.trim_start().strip_prefix(';') {
                 Some(more) => rest = more,
@@ -41,17 +42,22 @@ impl Forwarded {
 }
 
 /// `name=token` or `name="quoted"`, and what follows.
-fn pair(text: &str) -> Option<(&str, String, &str)> {
+fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
     let (name, rest) = text.trim_start().split_once('=')?;
     let Some(quoted) = rest.strip_prefix('"') else {
         let end = rest.find([';', ',']).unwrap_or(rest.len());
-        return Some((name, rest[..end].trim_end().to_owned(), &rest[end..]));
+        return Some((name, rest[..end].trim_end().into(), &rest[end..]));
     };
+    if let Some(end) = quoted.find(['"', '\\'])
+        && quoted[end..].starts_with('"')
+    {
+        return Some((name, quoted[..end].into(), &quoted[end + 1..]));
+    }
     let mut value = String::new();
     let mut chars = quoted.char_indices();
     while let Some((at, c)) = chars.next() {
         match c {
-            '"' => return Some((name, value, &quoted[at + 1..])),
+            '"' => return Some((name, value.into(), &quoted[at + 1..])),
             '\\' => value.push(chars.next()?.1),
             _ => value.push(c),
         }
