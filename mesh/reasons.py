@@ -17,6 +17,14 @@ class Reason(IntEnum):
 
     NONE = 0
     POLICY_DENY = 1
+    POLICY_UNKNOWN = 2
+    NETWORK_POLICY = 3
+    NO_ALLOW_RULE = 4
+    NOT_ATTESTED = 5
+    HANDSHAKE_UNKNOWN = 6
+    PACKET_MALFORMED = 7
+    NOT_STAMPED = 8
+    SOURCE_FORGED = 9
     NO_FLOW_RECORD = 10
     FLOW_RECORD_POISONED = 11
     UPSTREAM_UNKNOWN = 12
@@ -46,6 +54,7 @@ class Reason(IntEnum):
     WORKLOAD_REMOVED = 36
     NO_CAPTURE_ADDRESS = 37
     TLS_PROTOCOL_ERROR = 38
+    TUNNEL_BYPASSED = 39
 
     @property
     def text(self) -> str:
@@ -55,7 +64,22 @@ class Reason(IntEnum):
 
 EXPLANATIONS: dict[Reason, str] = {
     Reason.NONE: "The connection ended in order.",
-    Reason.POLICY_DENY: "A policy refuses this connection.",
+    Reason.POLICY_DENY: "A DENY AuthorizationPolicy matches. `nodemesh explain` names its rule.",
+    Reason.POLICY_UNKNOWN: "The policies of this workload have not arrived yet, so nothing may "
+    "pass (unless its namespace chose to fail open).",
+    Reason.NETWORK_POLICY: "NetworkPolicies isolate the pod in this direction, and none of their "
+    "rules permits this.",
+    Reason.NO_ALLOW_RULE: "ALLOW AuthorizationPolicies select the workload, and none of their "
+    "rules matches.",
+    Reason.NOT_ATTESTED: "PeerAuthentication STRICT: the peer has proven no identity, neither by a "
+    "certificate nor by the kernel of this node.",
+    Reason.HANDSHAKE_UNKNOWN: "A packet of a connection, or an ICMP error, whose beginning the "
+    "guard has not seen.",
+    Reason.PACKET_MALFORMED: "The packet's headers contradict themselves or cannot be followed "
+    "(more than 8 IPv6 extension headers, for instance).",
+    Reason.NOT_STAMPED: "A packet left the pod without passing its guard: by AF_XDP, by "
+    "PACKET_QDISC_BYPASS, or because something in the pod removed the guard.",
+    Reason.SOURCE_FORGED: "A packet left the pod with a source address that is not the pod's.",
     Reason.NO_FLOW_RECORD: "A connection reached a capture port but the kernel left no flow "
     "record for it: nothing says where it wanted to go, so it is closed. Likely a process that "
     "dialled the capture port itself.",
@@ -102,4 +126,7 @@ EXPLANATIONS: dict[Reason, str] = {
     "so it cannot be captured.",
     Reason.TLS_PROTOCOL_ERROR: "The peer broke TLS after the handshake (a record that does not "
     "decrypt, a message that may not come, too many control messages); its tunnel was closed.",
+    Reason.TUNNEL_BYPASSED: "A TCP packet for a workload that is reached through the tunnel only, "
+    "from something that is no captured socket: a raw socket, or a process that the connect hook "
+    "does not see.",
 }

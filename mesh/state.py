@@ -8,7 +8,7 @@
                                   └ by (namespace, label key, label value)
                         services  ┬ by VIP
                                   └ by namespace
-                        namespaces, nodes, in_sync
+                        namespaces, nodes, policies, in_sync
 
 One task owns a MeshState and applies every event. Nothing is copied: read it between two applies.
 What two values of one address or VIP mean is not decided here but in the compiler.
@@ -25,6 +25,8 @@ from mesh.model.events import (
     NamespaceRemoved,
     NodeAdded,
     NodeRemoved,
+    PolicyAdded,
+    PolicyRemoved,
     ServiceAdded,
     ServiceRemoved,
     WorkloadAdded,
@@ -33,11 +35,16 @@ from mesh.model.events import (
 from mesh.model.labels import Labels
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
+from mesh.model.policies import Policy
+from mesh.model.policy import PolicyName
 from mesh.model.service import Service, ServiceName
 from mesh.model.workload import Workload, WorkloadUid
 from mesh.store import Store
 
 __all__ = ["MeshState"]
+
+
+_RareEvent = NamespaceAdded | NamespaceRemoved | NodeAdded | NodeRemoved | InSync
 
 
 class MeshState:
@@ -54,6 +61,7 @@ class MeshState:
         self.services_by_namespace = self.services.add_index(lambda value: (value.namespace,))
         self.namespaces: Store[str, Namespace] = Store()
         self.nodes: Store[str, Node] = Store()
+        self.policies: Store[PolicyName, Policy] = Store()
         self.in_sync: set[str] = set()
         """The sources that have told everything they knew when they started."""
 
@@ -68,6 +76,15 @@ class MeshState:
                 self.services.insert(service.key, service)
             case ServiceRemoved(key):
                 self.services.remove(key)
+            case PolicyAdded(policy):
+                self.policies.insert(policy.key, policy)
+            case PolicyRemoved(key):
+                self.policies.remove(key)
+            case _:
+                self._apply_rare(event)
+
+    def _apply_rare(self, event: _RareEvent) -> None:
+        match event:
             case NamespaceAdded(namespace):
                 self.namespaces.insert(namespace.name, namespace)
             case NamespaceRemoved(name):

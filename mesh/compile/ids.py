@@ -16,7 +16,7 @@ from mesh.model.address import Family
 from mesh.model.errors import MeshError
 from mesh.model.service import Protocol, ServiceName
 from mesh.model.workload import WorkloadUid
-from mesh.tables import ServiceId, WorkloadId
+from mesh.tables import PeerClass, ServiceId, SetId, WorkloadId
 
 __all__ = ["FrontendName", "IdTable", "IdTableError", "frontend_name"]
 
@@ -107,14 +107,16 @@ def _is_id(value: object, *, minimum: int) -> bool:
 
 
 class IdTable:
-    """The numbers of workloads, services and frontends. An input of the compiler, which adds."""
+    """The numbers of everything that has one. An input of the compiler, which adds."""
 
-    __slots__ = ("_frontends", "_services", "_workloads")
+    __slots__ = ("_frontends", "_peer_classes", "_policy_sets", "_services", "_workloads")
 
     def __init__(self) -> None:
         self._workloads = _Numbers()
         self._services = _Numbers()
         self._frontends = _Numbers()
+        self._peer_classes = _Numbers()
+        self._policy_sets = _Numbers()
 
     def workload_id(self, uid: WorkloadUid) -> WorkloadId:
         """The number of a workload, given now if it has none."""
@@ -128,10 +130,27 @@ class IdTable:
         """The number of a frontend, given now if it has none."""
         return self._frontends.number(name)
 
+    def peer_class_id(self, name: str) -> PeerClass:
+        """The number of a class of peers, by what it stands for; given now if it has none."""
+        return PeerClass(self._peer_classes.number(name))
+
+    def policy_set_id(self, name: str) -> SetId:
+        """The number of a policy set, by what it stands for; given now if it has none."""
+        return SetId(self._policy_sets.number(name))
+
     @property
     def revision(self) -> int:
         """Grows with every change; store the table anew before numbers given since are used."""
-        return self._workloads.changes + self._services.changes + self._frontends.changes
+        return sum(numbers.changes for numbers in self._kinds().values())
+
+    def _kinds(self) -> dict[str, _Numbers]:
+        return {
+            "workloads": self._workloads,
+            "services": self._services,
+            "frontends": self._frontends,
+            "peerClasses": self._peer_classes,
+            "policySets": self._policy_sets,
+        }
 
     def workload_uid(self, number: WorkloadId) -> WorkloadUid | None:
         """Whose number this is, also when the workload is gone; None if nobody's. Slow."""
@@ -157,14 +176,8 @@ class IdTable:
 
     def to_json(self) -> str:
         """The whole table as JSON text, names in order."""
-        return json.dumps(
-            {
-                "format": _FORMAT,
-                "workloads": self._workloads.dump(),
-                "services": self._services.dump(),
-                "frontends": self._frontends.dump(),
-            }
-        )
+        stored: dict[str, object] = {"format": _FORMAT}
+        return json.dumps(stored | {kind: one.dump() for kind, one in self._kinds().items()})
 
     @classmethod
     def from_json(cls, text: str) -> "IdTable":
@@ -179,4 +192,8 @@ class IdTable:
         table._workloads = _Numbers.parse(stored.get("workloads"), "workloads")
         table._services = _Numbers.parse(stored.get("services"), "services")
         table._frontends = _Numbers.parse(stored.get("frontends"), "frontends")
+        # A table that an agent without policies wrote has none of these.
+        nothing = _Numbers().dump()
+        table._peer_classes = _Numbers.parse(stored.get("peerClasses", nothing), "peerClasses")
+        table._policy_sets = _Numbers.parse(stored.get("policySets", nothing), "policySets")
         return table

@@ -4,7 +4,9 @@
 from dataclasses import dataclass
 from enum import StrEnum, unique
 
-__all__ = ["NodeConfig", "SameNode"]
+__all__ = ["DEFAULT_ROOT_NAMESPACE", "NodeConfig", "SameNode"]
+
+DEFAULT_ROOT_NAMESPACE = "istio-system"
 
 
 @unique
@@ -23,3 +25,5 @@ class NodeConfig:
 
     name: str
     same_node: SameNode = SameNode.DIRECT
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    """Policies of this namespace hold in every namespace (Istio's root namespace)."""

@@ -5,6 +5,7 @@
 
     workloads ─ WorkloadInputs ─▶ WorkloadGroup ┬▶ workloads   peers   enrollments   svids
     services ── ServiceInputs ──▶ ServiceGroup ─┴▶ frontends   endpoints   services
+    policies ── PolicyCompiler ─▶ PolicyRows ─────▶ subjects   sets   masks   rules
 
 Whether anything was kept can be seen in the time it takes and by ``is``, never in the rows.
 """
@@ -20,6 +21,7 @@ from mesh.compile.claims import Claims, resolve_claims
 from mesh.compile.groups import Change, Groups, merge_table
 from mesh.compile.ids import IdTable
 from mesh.compile.node import NodeConfig
+from mesh.compile.policy import PolicyCompiler, PolicyRows
 from mesh.compile.services import CandidateFinder, ServiceGroup, ServiceInputs, compile_service
 from mesh.compile.workloads import NOTHING_LOST, WorkloadGroup, WorkloadInputs, compile_workload
 from mesh.model.service import ServiceName
@@ -32,13 +34,15 @@ __all__ = ["Compiler", "compile_mesh"]
 _NO_KEYS: Final[frozenset[FrontendKey]] = frozenset()
 
 
-def compile_mesh(state: MeshState, *, node: NodeConfig, ids: IdTable) -> Tables:
-    """Make the rows of one node from scratch.
+def compile_mesh(
+    state: MeshState, *, node: NodeConfig, ids: IdTable, judged: bool = True
+) -> Tables:
+    """Make the rows of one node from scratch. ``judged`` as in Compiler.compile().
 
     Equal state, node and ids give equal Tables. A name that has no number yet gets one in ``ids``,
     in the order of the names.
     """
-    return Compiler(ids).compile(state, node=node)
+    return Compiler(ids).compile(state, node=node, judged=judged)
 
 
 class Compiler:
@@ -50,12 +54,17 @@ class Compiler:
 
     def __init__(self, ids: IdTable) -> None:
         self._ids = ids
-        self._tables = Tables()
         self._candidates = CandidateFinder()
+        self._tables = Tables()
+        self._policy_rows = PolicyRows()
         self._forget(None)
 
-    def compile(self, state: MeshState, *, node: NodeConfig) -> Tables:
-        """Make the rows of one node."""
+    def compile(self, state: MeshState, *, node: NodeConfig, judged: bool = True) -> Tables:
+        """Make the rows of one node.
+
+        ``judged`` says that every source of policies has delivered its first listing: before, no
+        workload's policies are known, and the kernel lets nothing pass.
+        """
         if node != self._node:
             self._forget(node)
         claims = resolve_claims(state)
@@ -66,16 +75,31 @@ class Compiler:
             self._service_inputs(state, claims), partial(compile_service, ids=self._ids)
         )
         tables = self._merge(workload_changes, service_changes)
-        warnings = tuple(chain(claims.warnings, *(group.warnings for group in self._workloads)))
-        if tables is self._tables and warnings == tables.warnings:
+        policy = self._policies.compile(state, node=node, judged=judged)
+        groups = (group.warnings for group in self._workloads)
+        warnings = tuple(chain(claims.warnings, *groups, policy.warnings))
+        if tables is self._tables and policy is self._policy_rows and warnings == tables.warnings:
             return tables
-        self._tables = replace(tables, warnings=warnings)
+        self._policy_rows = policy
+        self._tables = replace(
+            tables,
+            subjects=policy.subjects,
+            policy_sets=policy.policy_sets,
+            class_masks=policy.class_masks,
+            cidr_masks=policy.cidr_masks,
+            port_masks=policy.port_masks,
+            rules=policy.rules,
+            warnings=warnings,
+            policy_problem=policy.problem,
+        )
         return self._tables
 
     def _forget(self, node: NodeConfig | None) -> None:
         self._node = node
         self._workloads: Groups[WorkloadUid, WorkloadInputs, WorkloadGroup] = Groups()
         self._services: Groups[ServiceName, ServiceInputs, ServiceGroup] = Groups()
+        self._policies = PolicyCompiler(self._ids)
+        self._policy_rows = PolicyRows()
         self._tables = Tables()
 
     def _workload_inputs(

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from mesh.compile.node import NodeConfig, SameNode
 from mesh.model.address import IpAddress
-from mesh.model.enrollment import is_enrolled
+from mesh.model.enrollment import fails_open, is_enrolled
 from mesh.model.identity import Identity
 from mesh.model.namespace import Namespace
 from mesh.model.workload import Workload, WorkloadUid
@@ -70,6 +70,7 @@ def compile_workload(inputs: WorkloadInputs, node: NodeConfig) -> WorkloadGroup:
                 identity=workload.identity,
                 netns=workload.netns,
                 addresses=own,
+                fail_open=fails_open(namespace),
             )
             enrollments = {row.key: row}
         else:

@@ -4,7 +4,9 @@
 from mesh.model.namespace import Namespace
 from mesh.model.workload import DATAPLANE_MODE_LABEL, DataplaneMode, TunnelProtocol, Workload
 
-__all__ = ["is_enrolled"]
+__all__ = ["FAIL_OPEN_LABEL", "fails_open", "is_enrolled"]
+
+FAIL_OPEN_LABEL = "nodemesh.io/policy-fail-open"
 
 
 def is_enrolled(workload: Workload, namespace: Namespace | None) -> bool:
@@ -25,3 +27,11 @@ def is_enrolled(workload: Workload, namespace: Namespace | None) -> bool:
     if namespace is None:
         return False
     return namespace.labels.get(DATAPLANE_MODE_LABEL) == DataplaneMode.AMBIENT
+
+
+def fails_open(namespace: Namespace | None) -> bool:
+    """Whether the pods of a namespace may send and get everything while their policies are unknown.
+
+    By the label ``nodemesh.io/policy-fail-open: "true"`` of the namespace; else they get nothing.
+    """
+    return namespace is not None and namespace.labels.get(FAIL_OPEN_LABEL) == "true"

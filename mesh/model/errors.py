@@ -2,13 +2,15 @@
 """Errors of the model: a value that cannot be what it claims to be.
 
 ``MeshError`` -> ``ModelError`` -> ``InvalidAddressError`` | ``InvalidIdentityError`` |
-``InvalidNameError`` | ``InvalidServiceError`` | ``InvalidWorkloadError``
+``InvalidNameError`` | ``InvalidPolicyError`` | ``InvalidServiceError`` |
+``InvalidWorkloadError``
 """
 
 __all__ = [
     "InvalidAddressError",
     "InvalidIdentityError",
     "InvalidNameError",
+    "InvalidPolicyError",
     "InvalidServiceError",
     "InvalidWorkloadError",
     "MeshError",
@@ -38,6 +40,10 @@ class InvalidIdentityError(ModelError):
 
 class InvalidNameError(ModelError):
     """Not a DNS label, a DNS subdomain, a label key or a label value (RFC 1123, Kubernetes)."""
+
+
+class InvalidPolicyError(ModelError):
+    """A policy contradicts itself or says something that no policy can."""
 
 
 class InvalidServiceError(ModelError):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
+from mesh.model.policies import Policy
+from mesh.model.policy import PolicyName
 from mesh.model.service import Service, ServiceName
 from mesh.model.workload import Workload, WorkloadUid
 
@@ -15,6 +17,8 @@ __all__ = [
     "NamespaceRemoved",
     "NodeAdded",
     "NodeRemoved",
+    "PolicyAdded",
+    "PolicyRemoved",
     "ServiceAdded",
     "ServiceRemoved",
     "WorkloadAdded",
@@ -79,6 +83,20 @@ class NodeRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyAdded:
+    """A policy appeared or changed."""
+
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRemoved:
+    """A policy is gone."""
+
+    key: PolicyName
+
+
+@dataclass(frozen=True, slots=True)
 class InSync:
     """``source`` has told everything it knew when it started. Before it, nothing is removed."""
 
@@ -94,5 +112,7 @@ Event = (
     | NamespaceRemoved
     | NodeAdded
     | NodeRemoved
+    | PolicyAdded
+    | PolicyRemoved
     | InSync
 )

@@ -34,6 +34,8 @@ class Protocol(IntEnum):
     """Only in the key of a VIP as a whole, with port 0; never of a service port."""
     TCP = 6
     UDP = 17
+    SCTP = 132
+    """Policed, never balanced: no hook of the kernel sees an SCTP connect."""
 
 
 def check_port(port: int, what: str) -> None:

@@ -12,8 +12,28 @@ use crate::error::{Blame, ConnectionError, ErrorCode};
 pub enum Reason {
     /// The connection ended in order.
     None = 0,
-    /// A policy refuses this connection.
+    /// A DENY AuthorizationPolicy matches. `nodemesh explain` names its rule.
     PolicyDeny = 1,
+    /// The policies of this workload have not arrived yet, so nothing may pass (unless its
+    /// namespace chose to fail open).
+    PolicyUnknown = 2,
+    /// NetworkPolicies isolate the pod in this direction, and none of their rules permits this.
+    NetworkPolicy = 3,
+    /// ALLOW AuthorizationPolicies select the workload, and none of their rules matches.
+    NoAllowRule = 4,
+    /// PeerAuthentication STRICT: the peer has proven no identity, neither by a certificate nor
+    /// by the kernel of this node.
+    NotAttested = 5,
+    /// A packet of a connection, or an ICMP error, whose beginning the guard has not seen.
+    HandshakeUnknown = 6,
+    /// The packet's headers contradict themselves or cannot be followed (more than 8 IPv6
+    /// extension headers, for instance).
+    PacketMalformed = 7,
+    /// A packet left the pod without passing its guard: by AF_XDP, by PACKET_QDISC_BYPASS, or
+    /// because something in the pod removed the guard.
+    NotStamped = 8,
+    /// A packet left the pod with a source address that is not the pod's.
+    SourceForged = 9,
     /// A connection reached a capture port but the kernel left no flow record for it: nothing
     /// says where it wanted to go, so it is closed. Likely a process that dialled the capture
     /// port itself.
@@ -84,6 +104,9 @@ pub enum Reason {
     /// The peer broke TLS after the handshake (a record that does not decrypt, a message that may
     /// not come, too many control messages); its tunnel was closed.
     TlsProtocolError = 38,
+    /// A TCP packet for a workload that is reached through the tunnel only, from something that is
+    /// no captured socket: a raw socket, or a process that the connect hook does not see.
+    TunnelBypassed = 39,
 }
 
 impl Reason {
@@ -91,6 +114,14 @@ impl Reason {
     pub const ALL: &'static [Self] = &[
         Self::None,
         Self::PolicyDeny,
+        Self::PolicyUnknown,
+        Self::NetworkPolicy,
+        Self::NoAllowRule,
+        Self::NotAttested,
+        Self::HandshakeUnknown,
+        Self::PacketMalformed,
+        Self::NotStamped,
+        Self::SourceForged,
         Self::NoFlowRecord,
         Self::FlowRecordPoisoned,
         Self::UpstreamUnknown,
@@ -120,6 +151,7 @@ impl Reason {
         Self::WorkloadRemoved,
         Self::NoCaptureAddress,
         Self::TlsProtocolError,
+        Self::TunnelBypassed,
     ];
 
     /// The stable number used in events, logs and metrics.
@@ -132,6 +164,14 @@ impl Reason {
         match self {
             Self::None => "none",
             Self::PolicyDeny => "policy-deny",
+            Self::PolicyUnknown => "policy-unknown",
+            Self::NetworkPolicy => "network-policy",
+            Self::NoAllowRule => "no-allow-rule",
+            Self::NotAttested => "not-attested",
+            Self::HandshakeUnknown => "handshake-unknown",
+            Self::PacketMalformed => "packet-malformed",
+            Self::NotStamped => "not-stamped",
+            Self::SourceForged => "source-forged",
             Self::NoFlowRecord => "no-flow-record",
             Self::FlowRecordPoisoned => "flow-record-poisoned",
             Self::UpstreamUnknown => "upstream-unknown",
@@ -161,6 +201,7 @@ impl Reason {
             Self::WorkloadRemoved => "workload-removed",
             Self::NoCaptureAddress => "no-capture-address",
             Self::TlsProtocolError => "tls-protocol-error",
+            Self::TunnelBypassed => "tunnel-bypassed",
         }
     }
 
@@ -184,7 +225,12 @@ impl Reason {
     pub const fn status(self) -> u16 {
         match self {
             Self::None => 200,
-            Self::PolicyDeny => 401,
+            Self::PolicyDeny
+            | Self::PolicyUnknown
+            | Self::NetworkPolicy
+            | Self::NoAllowRule
+            | Self::NotAttested
+            | Self::PeerIdentityMismatch => 401,
             Self::NotConnect | Self::BadAuthority => 400,
             _ => 503,
         }
