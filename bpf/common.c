@@ -10,6 +10,7 @@
 
 #include "mesh_consts.h"
 #include "mesh_maps.h"
+#include "mesh_policy.h"
 #include "mesh_reasons.h"
 #include "mesh_types.h"
 #include "siphash.h"
@@ -86,6 +87,15 @@ inline_only bool is_agent(void)
 
 	return settings && settings->agent_cgroup_id &&
 	       settings->agent_cgroup_id == bpf_get_current_cgroup_id();
+}
+
+/* Of the network namespace that is the node itself. */
+inline_only u64 node_netns_cookie(void)
+{
+	u32 zero = 0;
+	struct config *settings = config.lookup(&zero);
+
+	return settings ? settings->node_netns_cookie : 0;
 }
 
 inline_only u32 current_generation(void)

@@ -10,82 +10,6 @@
  * IPv4-mapped IPv6 sockets come through connect6 only and are handled as IPv4.
  */
 
-#define CONNECT_PASS 1
-#define CONNECT_REFUSE 0
-
-/* A connection attempt, from what was dialled to what was chosen. */
-struct dial {
-	struct address address; /* where the socket will go */
-	__be16 port;
-	u8 protocol;
-	u8 family; /* of the dialled address */
-	u32 service_id;
-	u32 workload_id; /* of the destination; 0: not in the mesh */
-	u16 workload_flags;
-	u8 route;	/* 0: no workload of the mesh */
-	bool rewritten; /* `address` is not what was dialled */
-	u32 frontend_id;
-	u32 endpoint_index;
-	u16 reason; /* not REASON_NONE: refuse */
-};
-
-inline_only void choose_endpoint(struct dial *dial, const struct frontend *frontend)
-{
-	struct endpoint_key key = {};
-	struct endpoint *endpoint;
-
-	dial->service_id = frontend->service_id;
-	dial->reason = REASON_NO_ENDPOINT;
-	if (frontend->endpoint_count == 0)
-		return;
-	key.frontend_id = frontend->frontend_id;
-	key.index = bpf_get_prandom_u32() % frontend->endpoint_count;
-	endpoint = endpoints.lookup(&key);
-	if (!endpoint)
-		return;
-	dial->address = endpoint->address;
-	dial->port = endpoint->port;
-	dial->frontend_id = key.frontend_id;
-	dial->endpoint_index = key.index;
-	dial->rewritten = true;
-	dial->reason = REASON_NONE;
-}
-
-/* A VIP becomes an endpoint; any other address stays as it is. */
-inline_only void resolve_frontend(struct dial *dial)
-{
-	struct frontend_key key = {};
-	struct frontend *frontend;
-
-	key.address = dial->address;
-	key.port = dial->port;
-	key.protocol = dial->protocol;
-	frontend = frontends.lookup(&key);
-	if (frontend) {
-		choose_endpoint(dial, frontend);
-		return;
-	}
-	key.port = 0;
-	key.protocol = 0;
-	frontend = frontends.lookup(&key);
-	if (frontend) {
-		dial->service_id = frontend->service_id;
-		dial->reason = REASON_NO_SERVICE_PORT;
-	}
-}
-
-inline_only void resolve_workload(struct dial *dial)
-{
-	struct address key = dial->address;
-	struct workload *workload = workloads.lookup(&key);
-
-	if (!workload)
-		return;
-	dial->workload_id = workload->workload_id;
-	dial->workload_flags = workload->flags;
-	dial->route = workload->route;
-}
-
 /* The address of the pod that a socket can be pointed at; a bound device limits the choice. */
 inline_only bool capture_address(struct bpf_sock_addr *ctx, const struct enrollment *enrollment,
 				 u64 netns_cookie, u8 family, struct address *capture)
@@ -107,56 +31,6 @@ inline_only bool capture_address(struct bpf_sock_addr *ctx, const struct enrollm
 	}
 	*capture = family == FAMILY_V4 ? enrollment->capture4 : enrollment->capture6;
 	return !address_is_zero(capture);
-}
-
-/* errno of a refused connect(): a service without an endpoint looks like a closed port. */
-inline_only int refuse(u16 reason)
-{
-	switch (reason) {
-	case REASON_NO_ENDPOINT:
-	case REASON_NO_SERVICE_PORT:
-		bpf_set_retval(-ECONNREFUSED);
-		break;
-	case REASON_NO_CAPTURE_ADDRESS:
-		bpf_set_retval(-EADDRNOTAVAIL);
-		break;
-	case REASON_CAPTURE_PORT_RESERVED:
-		bpf_set_retval(-EADDRINUSE);
-		break;
-	case REASON_RESOURCE_LIMIT:
-		bpf_set_retval(-ENOBUFS);
-		break;
-	default:
-		bpf_set_retval(-EACCES);
-	}
-	return CONNECT_REFUSE;
-}
-
-/* One line of the story of a connect(): refused, or dialled outside the mesh. */
-inline_only void report_dial(u32 source, const struct dial *dial, const struct address *original,
-			     __be16 original_port, u8 kind)
-{
-	u8 route = kind == EVENT_DENIED ? ROUTE_DENY : ROUTE_DIRECT;
-	struct traffic *total = traffic_of(source, dial->workload_id, dial->service_id,
-					   dial->reason, route, dial->protocol);
-	struct event *event;
-
-	if (total && kind == EVENT_DENIED)
-		total->failed++;
-	else if (total)
-		total->opened++;
-	event = start_event(kind, dial->protocol);
-	if (!event)
-		return;
-	event->destination = dial->address;
-	event->destination_port = dial->port;
-	event->original = *original;
-	event->original_port = original_port;
-	event->reason = dial->reason;
-	event->source_workload = source;
-	event->destination_workload = dial->workload_id;
-	event->service_id = dial->service_id;
-	events.ringbuf_submit(event, 0);
 }
 
 inline_only void fill_state(struct socket_state *state, const struct dial *dial,
@@ -341,6 +215,9 @@ inline_only int connect_tcp(struct bpf_sock_addr *ctx, struct dial *dial,
 		dial->reason = REASON_POLICY_DENY;
 		goto refused;
 	}
+	judge_dial(dial, enrollment);
+	if (dial->reason)
+		goto refused;
 	if (!dial->route && !dial->rewritten) {
 		report_dial(source, dial, &original, original_port, EVENT_PASSTHROUGH);
 		return CONNECT_PASS;

@@ -168,6 +168,7 @@ inline_only void write_nonce(struct bpf_sock_ops *ctx, const struct socket_state
 	record.source_workload = state->source_workload;
 	record.destination_workload = state->destination_workload;
 	record.service_id = state->service_id;
+	record.flags = state->flags & SOCKET_NODE ? NONCE_NODE : 0;
 	if (!quota || !store_nonce(ctx, &nonce) || nonces.insert(&nonce, &record)) {
 		count_statistic(STATISTIC_NONCES_REFUSED);
 		return;
@@ -275,6 +276,18 @@ inline_only void established(struct bpf_sock_ops *ctx, struct socket_state *stat
 	report_established(ctx, state);
 }
 
+inline_only bool is_syn(struct bpf_sock_ops *ctx)
+{
+	return (ctx->skb_tcp_flags & (TCP_FLAGS_SYN | TCP_FLAGS_ACK)) == TCP_FLAGS_SYN;
+}
+
+inline_only void reserve_nonce(struct bpf_sock_ops *ctx)
+{
+	if (is_syn(ctx) && bpf_reserve_hdr_opt(ctx, NONCE_LONG_BYTES, 0) &&
+	    bpf_reserve_hdr_opt(ctx, NONCE_SHORT_BYTES, 0))
+		count_statistic(STATISTIC_NONCES_REFUSED);
+}
+
 int mesh_sockops(struct bpf_sock_ops *ctx)
 {
 	struct socket_state *state;
@@ -286,20 +299,13 @@ int mesh_sockops(struct bpf_sock_ops *ctx)
 			start_connect(ctx, state);
 		break;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
-		if ((ctx->skb_tcp_flags & (TCP_FLAGS_SYN | TCP_FLAGS_ACK)) != TCP_FLAGS_SYN)
-			break;
-		state = state_of(ctx);
-		if (!state || !(state->flags & SOCKET_NONCE))
-			break;
-		if (bpf_reserve_hdr_opt(ctx, NONCE_LONG_BYTES, 0) &&
-		    bpf_reserve_hdr_opt(ctx, NONCE_SHORT_BYTES, 0))
-			count_statistic(STATISTIC_NONCES_REFUSED);
-		break;
-	case BPF_SOCK_OPS_WRITE_HDR_OPT_CB:
-		if ((ctx->skb_tcp_flags & (TCP_FLAGS_SYN | TCP_FLAGS_ACK)) != TCP_FLAGS_SYN)
-			break;
 		state = state_of(ctx);
 		if (state && state->flags & SOCKET_NONCE)
+			reserve_nonce(ctx);
+		break;
+	case BPF_SOCK_OPS_WRITE_HDR_OPT_CB:
+		state = state_of(ctx);
+		if (state && state->flags & SOCKET_NONCE && is_syn(ctx))
 			write_nonce(ctx, state);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:

@@ -1,238 +1,268 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * guard_ingress: clsact ingress of every interface of an enrolled pod but lo.
+ * guard_ingress: clsact ingress of every interface of an enrolled pod but lo. The policy point for
+ * whatever enters the pod, of any protocol.
  *
- *   to a capture port: dropped, nobody outside has business there
- *   a SYN with a nonce: consumed; proves which workload of this node opened the connection
- *   everything else passes
+ *   packet ─ parse ─▶ inspect ─┬▶ PASS     a reply, an open connection judged under this policy
+ *                              ├▶ REFUSE   with a reason
+ *                              └▶ JUDGE ─▶ decide() ─▶ remember, or refuse
  *
- * The pod is the filter's classid (16 bits), which nothing in a packet can forge. "Passes" is
- * TC_ACT_UNSPEC: filters of others that come after ours still run.
+ * A SYN with a nonce proves which workload of this node opened the connection (or that the node
+ * itself did). The pod is the filter's classid (16 bits), which nothing in a packet can forge.
+ * "Passes" is TC_ACT_UNSPEC: filters of others that come after ours still run.
  */
 
-#define IPV4_HEADER_BYTES 20
-#define IPV6_HEADER_BYTES 40
-#define IPV6_MAX_EXTENSIONS 8
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_IPV6 0x86dd
-#define EXTENSION_HOP_BY_HOP 0
-#define EXTENSION_ROUTING 43
-#define EXTENSION_FRAGMENT 44
-#define EXTENSION_AUTHENTICATION 51
-#define EXTENSION_DESTINATION 60
-#define TCP_MAX_OPTIONS 20
-
-struct tcp_packet {
-	struct address source;
-	struct address destination;
-	__be16 source_port;
-	__be16 destination_port;
-	u32 offset; /* of the TCP header from the network header */
-	u8 header_bytes;
-	u8 flags;
+struct guard_scratch {
+	struct packet packet;
+	struct inspection inspection;
+	u32 slot;
 };
 
-inline_only int load(struct __sk_buff *skb, u32 offset, void *to, u32 length)
+/*
+ * Of this version of the programs alone, pinned beside them: halves of two versions never meet. A
+ * map of programs is emptied when its last pin goes.
+ */
+BPF_TABLE_PINNED("percpu_array", u32, struct guard_scratch, guard_scratches, 1,
+		 MESH_PROGRAM_DIR "/guard_scratches");
+BPF_TABLE_PINNED("prog", u32, u32, guard_programs, 1, MESH_PROGRAM_DIR "/guard_programs");
+
+#define GUARD_JUDGE 0
+
+inline_only void ask(struct verdict_query *query, const struct packet *packet,
+		     const struct guarded_pod *pod, const struct judged *judged)
 {
-	return bpf_skb_load_bytes_relative(skb, offset, to, length, BPF_HDR_START_NET);
+	__builtin_memset(query, 0, sizeof(*query));
+	query->subject = pod->workload_id;
+	query->peer = judged->peer;
+	query->protocol = packet->protocol;
+	query->direction = judged->direction;
+	query->port = judged->direction == DIRECTION_EGRESS ? packet->source_port
+							    : packet->destination_port;
+	if (packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6)
+		query->port = 0;
+	query->address = packet->source;
+	if (judged->flags & JUDGED_ATTESTED)
+		query->flags |= QUERY_ATTESTED;
+	if (judged->flags & JUDGED_NODE)
+		query->flags |= QUERY_NODE;
+	if (pod->flags & GUARDED_FAIL_OPEN)
+		query->flags |= QUERY_FAIL_OPEN;
 }
 
-/* True where a TCP header follows at packet->offset. A later fragment has none. */
-inline_only bool parse_ipv4(struct __sk_buff *skb, struct tcp_packet *packet)
+inline_only void keep_with_socket(struct __sk_buff *skb, const struct packet *packet,
+				  const struct judged *judged)
 {
-	__be32 header[IPV4_HEADER_BYTES / 4];
+	struct bpf_sock_tuple tuple;
+	struct judged *storage;
+	struct bpf_sock *full;
+	struct bpf_sock *sk;
+	u32 size;
 
-	if (load(skb, 0, header, sizeof(header)))
-		return false;
-	if ((bpf_ntohl(header[2]) >> 16 & 0xff) != IPPROTO_TCP)
-		return false;
-	if (bpf_ntohl(header[1]) & 0x1fff)
-		return false;
-	packet->offset = (bpf_ntohl(header[0]) >> 24 & 0xf) * 4;
-	address_from_v4(&packet->source, header[3]);
-	address_from_v4(&packet->destination, header[4]);
-	return packet->offset >= IPV4_HEADER_BYTES;
+	size = tuple_of(packet, &tuple);
+	sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return;
+	full = bpf_sk_fullsock(sk);
+	if (full) {
+		storage = judged_sockets.sk_storage_get(full, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (storage)
+			*storage = *judged;
+		else
+			count_statistic(STATISTIC_STATE_LOST);
+	}
+	bpf_sk_release(sk);
 }
 
-inline_only bool parse_ipv6(struct __sk_buff *skb, struct tcp_packet *packet)
+inline_only void remember(struct __sk_buff *skb, const struct packet *packet,
+			  struct inspection *inspection)
 {
-	u32 offset = IPV6_HEADER_BYTES;
-	u8 extension[4];
-	u8 next;
+	if (inspection->keep == KEEP_SOCKET) {
+		keep_with_socket(skb, packet, &inspection->judged);
+		if (inspection->drop_peering)
+			forget_peering(&inspection->key);
+	} else if (inspection->keep == KEEP_PEERING) {
+		remember_peering(&inspection->key, &inspection->judged);
+	}
+	/* The others of its datagram may follow. */
+	if (packet->outgoing && packet->fragment == FRAGMENT_FIRST && !packet->last) {
+		fill_fragment_key(&inspection->key, packet);
+		remember_peering(&inspection->key, &inspection->judged);
+	}
+}
+
+inline_only bool is_capture_port(const struct guarded_pod *pod, __be16 port)
+{
 	u32 i;
 
-	if (load(skb, 6, &next, sizeof(next)) || load(skb, 8, &packet->source, 16) ||
-	    load(skb, 24, &packet->destination, 16))
-		return false;
-#pragma nounroll
-	for (i = 0; i < IPV6_MAX_EXTENSIONS; i++) {
-		if (next == IPPROTO_TCP)
-			break;
-		if (next != EXTENSION_HOP_BY_HOP && next != EXTENSION_ROUTING &&
-		    next != EXTENSION_FRAGMENT && next != EXTENSION_DESTINATION &&
-		    next != EXTENSION_AUTHENTICATION)
-			return false;
-		if (load(skb, offset, extension, sizeof(extension)))
-			return false;
-		if (next == EXTENSION_FRAGMENT) {
-			if (extension[2] || extension[3] & 0xf8)
-				return false;
-			offset += 8;
-		} else if (next == EXTENSION_AUTHENTICATION) {
-			offset += (extension[1] + 2) * 4;
-		} else {
-			offset += (extension[1] + 1) * 8;
-		}
-		next = extension[0];
+#pragma unroll
+	for (i = 0; i < MESH_CAPTURE_PORTS; i++) {
+		if (port == pod->capture_ports[i])
+			return true;
 	}
-	packet->offset = offset;
-	return next == IPPROTO_TCP;
+	return false;
 }
 
-inline_only bool parse_tcp(struct __sk_buff *skb, struct tcp_packet *packet)
+/* Somebody who may know why not is told; who pokes about is not told that there is anything. */
+inline_only bool is_policy(u32 reason)
 {
-	__be16 ports[2];
-	u8 control[2] = {};
-
-	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		if (!parse_ipv4(skb, packet))
-			return false;
-	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
-		if (!parse_ipv6(skb, packet))
-			return false;
-	} else {
-		return false;
-	}
-	if (load(skb, packet->offset, ports, sizeof(ports)))
-		return false;
-	packet->source_port = ports[0];
-	packet->destination_port = ports[1];
-	/* A first fragment may end before the flags: ports are enough to refuse it. */
-	if (load(skb, packet->offset + 12, control, sizeof(control)) == 0) {
-		packet->header_bytes = (control[0] >> 4) * 4;
-		packet->flags = control[1];
-	}
-	return true;
+	return reason >= REASON_POLICY_DENY && reason <= REASON_NOT_ATTESTED;
 }
 
-/* The nonce in the options of a SYN; 0 where there is none. */
-inline_only u64 find_nonce(struct __sk_buff *skb, const struct tcp_packet *packet)
+/* An event, in which what leaves is the right way round again. */
+inline_only void tell(const struct packet *packet, u8 kind, u32 reason, u32 source, u32 destination)
 {
-	u32 end = packet->offset + packet->header_bytes;
-	u32 offset = packet->offset + 20;
-	u8 option[NONCE_LONG_BYTES];
-	u32 i;
+	struct packet seen = *packet;
 
-#pragma nounroll
-	for (i = 0; i < TCP_MAX_OPTIONS; i++) {
-		if (offset + 2 > end || load(skb, offset, option, 2) || option[0] == 0)
-			return 0;
-		if (option[0] == 1) {
-			offset++;
-			continue;
-		}
-		if (option[1] < 2)
-			return 0;
-		if (option[0] == NONCE_OPTION_KIND && option[1] == NONCE_LONG_BYTES) {
-			if (load(skb, offset, option, NONCE_LONG_BYTES))
-				return 0;
-			if (option[2] == NONCE_EXID >> 8 && option[3] == (NONCE_EXID & 0xff))
-				return (u64)option[4] << 56 | (u64)option[5] << 48 |
-				       (u64)option[6] << 40 | (u64)option[7] << 32 |
-				       (u64)option[8] << 24 | (u64)option[9] << 16 |
-				       (u64)option[10] << 8 | option[11];
-		}
-		if (option[0] == NONCE_OPTION_KIND && option[1] == NONCE_SHORT_BYTES) {
-			if (load(skb, offset, option, NONCE_SHORT_BYTES))
-				return 0;
-			if (option[2] == NONCE_SHORT_TAG)
-				return (u64)option[3] << 32 | (u64)option[4] << 24 |
-				       (u64)option[5] << 16 | (u64)option[6] << 8 | option[7];
-		}
-		offset += option[1];
-	}
-	return 0;
+	if (packet->outgoing)
+		turn_packet(&seen);
+	report_packet(&seen, kind, reason, source, destination, 0);
 }
 
-inline_only void report_packet(const struct tcp_packet *packet, u8 kind, u32 reason, u32 source,
-			       u32 destination, u32 service)
+/* Policies in dry run would refuse what passes. */
+inline_only void note_dry_run(const struct packet *packet, const struct guarded_pod *pod, u32 peer)
 {
-	struct event *event = start_event(kind, IPPROTO_TCP);
-
-	if (!event)
-		return;
-	event->source = packet->source;
-	event->destination = packet->destination;
-	event->original = packet->destination;
-	event->source_port = packet->source_port;
-	event->destination_port = packet->destination_port;
-	event->original_port = packet->destination_port;
-	event->reason = reason;
-	event->source_workload = source;
-	event->destination_workload = destination;
-	event->service_id = service;
-	events.ringbuf_submit(event, 0);
+	count_statistic(STATISTIC_DRY_DENIED);
+	tell(packet, EVENT_DRY_DENIED, REASON_POLICY_DENY,
+	     packet->outgoing ? pod->workload_id : peer,
+	     packet->outgoing ? peer : pod->workload_id);
 }
 
-/* Whoever deletes the nonce has it: a copy of the SYN on another CPU comes too late. */
-inline_only void consume_nonce(struct __sk_buff *skb, const struct tcp_packet *packet,
-			       const struct guarded_pod *pod)
+inline_only int refuse_packet(struct __sk_buff *skb, const struct packet *packet,
+			      const struct guarded_pod *pod, u32 peer, u32 reason)
 {
-	u64 nonce = find_nonce(skb, packet);
-	struct nonce_record *found;
-	struct nonce_record record;
-	struct nonce_quota *quota;
-	struct traffic *total;
+	u32 source = packet->outgoing ? pod->workload_id : peer;
+	u32 destination = packet->outgoing ? peer : pod->workload_id;
+	struct traffic *total =
+		traffic_of(source, destination, 0, (u16)reason, ROUTE_DENY, packet->protocol);
 
-	if (!nonce)
-		return;
-	found = nonces.lookup(&nonce);
-	if (!found || found->destination_workload != pod->workload_id) {
-		count_statistic(STATISTIC_NONCES_UNKNOWN);
-		return;
-	}
-	record = *found;
-	if (nonces.delete(&nonce)) {
-		count_statistic(STATISTIC_NONCES_UNKNOWN);
-		return;
-	}
-	count_statistic(STATISTIC_NONCES_CONSUMED);
-	quota = nonce_quotas.lookup(&record.netns_cookie);
-	if (quota)
-		__sync_fetch_and_add(&quota->consumed, 1);
-	total = traffic_of(record.source_workload, pod->workload_id, record.service_id, REASON_NONE,
-			   ROUTE_DIRECT, IPPROTO_TCP);
 	if (total)
-		total->attested++;
-	report_packet(packet, EVENT_ATTESTED, REASON_NONE, record.source_workload, pod->workload_id,
-		      record.service_id);
+		total->failed++;
+	tell(packet, EVENT_DROPPED, reason, source, destination);
+	if (!is_policy(reason))
+		return TC_ACT_SHOT;
+	if (packet->protocol == IPPROTO_TCP)
+		return reset(skb, packet);
+	if (packet->protocol == IPPROTO_UDP)
+		return prohibit(skb, packet);
+	return TC_ACT_SHOT;
+}
+
+/*
+ * What leaves the pod by this guard is stamped, so that the seal at the host's end of the link can
+ * tell it from what has gone round it. A stamp in the packet's metadata survives veth, and no
+ * socket option sets it.
+ */
+inline_only int pass(struct __sk_buff *skb, const struct packet *packet, u32 slot)
+{
+	if (packet->outgoing)
+		skb->tc_index = (u16)slot;
+	return TC_ACT_UNSPEC;
+}
+
+/*
+ * The second half of the guard, by a tail call: in one program the verifier would follow decide()
+ * from every path through inspect(). They share the CPU's scratch, which nobody else can use in
+ * between: packet programs run with bottom halves off.
+ */
+int mesh_guard_judge(struct __sk_buff *skb)
+{
+	struct guard_scratch *scratch;
+	struct verdict_query query;
+	struct guarded_pod *pod;
+	struct verdict verdict;
+	u32 zero = 0;
+
+	scratch = guard_scratches.lookup(&zero);
+	if (!scratch)
+		return TC_ACT_SHOT;
+	pod = guarded_pods.lookup(&scratch->slot);
+	if (!pod)
+		return TC_ACT_SHOT;
+	if (scratch->inspection.step == STEP_JUDGE) {
+		ask(&query, &scratch->packet, pod, &scratch->inspection.judged);
+		decide(&query, &verdict);
+		scratch->inspection.judged.generation = verdict.generation;
+		scratch->inspection.reason = (u16)verdict.reason;
+		if (verdict.reason == REASON_NONE && verdict.flags & VERDICT_DRY_DENY)
+			note_dry_run(&scratch->packet, pod, query.peer);
+	}
+	if (scratch->inspection.reason != REASON_NONE)
+		return refuse_packet(skb, &scratch->packet, pod, scratch->inspection.judged.peer,
+				     scratch->inspection.reason);
+	remember(skb, &scratch->packet, &scratch->inspection);
+	return pass(skb, &scratch->packet, scratch->slot);
+}
+
+inline_only int finish(struct __sk_buff *skb, const struct packet *packet,
+		       const struct inspection *inspection, u32 slot)
+{
+	struct guard_scratch *scratch;
+	u32 zero = 0;
+
+	if (inspection->step == STEP_PASS && inspection->keep == KEEP_NOTHING &&
+	    packet->fragment != FRAGMENT_FIRST)
+		return pass(skb, packet, slot);
+	scratch = guard_scratches.lookup(&zero);
+	if (!scratch)
+		return TC_ACT_SHOT;
+	scratch->packet = *packet;
+	scratch->inspection = *inspection;
+	scratch->slot = slot;
+	guard_programs.call(skb, GUARD_JUDGE);
+	return TC_ACT_SHOT; /* there is no such program: refuse */
 }
 
 int mesh_guard_ingress(struct __sk_buff *skb)
 {
 	u32 slot = skb->tc_classid & 0xffff;
-	struct tcp_packet packet = {};
+	struct inspection inspection = {};
+	struct packet packet = {};
 	struct guarded_pod *pod;
-	struct traffic *total;
-	u32 i;
 
 	pod = guarded_pods.lookup(&slot);
-	if (!pod || !parse_tcp(skb, &packet))
+	if (!pod || is_own_answer(skb))
 		return TC_ACT_UNSPEC;
-#pragma unroll
-	for (i = 0; i < MESH_CAPTURE_PORTS; i++) {
-		if (packet.destination_port != pod->capture_ports[i])
-			continue;
-		count_statistic(STATISTIC_CAPTURE_PORT_DROPS);
-		total = traffic_of(0, pod->workload_id, 0, REASON_CAPTURE_PORT_FROM_OUTSIDE,
-				   ROUTE_DENY, IPPROTO_TCP);
-		if (total)
-			total->failed++;
-		report_packet(&packet, EVENT_DROPPED, REASON_CAPTURE_PORT_FROM_OUTSIDE, 0,
-			      pod->workload_id, 0);
-		return TC_ACT_SHOT;
+	if (!parse_packet(skb, &packet)) {
+		if (!is_tagged(skb))
+			return TC_ACT_UNSPEC; /* nothing of IP will come of it */
+		packet.malformed = true;
 	}
-	if ((packet.flags & (TCP_FLAGS_SYN | TCP_FLAGS_ACK)) == TCP_FLAGS_SYN)
-		consume_nonce(skb, &packet, pod);
-	return TC_ACT_UNSPEC;
+	if (packet.protocol == IPPROTO_TCP && !packet.malformed &&
+	    packet.fragment != FRAGMENT_LATER && is_capture_port(pod, packet.destination_port)) {
+		count_statistic(STATISTIC_CAPTURE_PORT_DROPS);
+		inspection.step = STEP_REFUSE;
+		inspection.reason = REASON_CAPTURE_PORT_FROM_OUTSIDE;
+	} else {
+		inspect(skb, &packet, pod, &inspection);
+	}
+	return finish(skb, &packet, &inspection, slot);
+}
+
+/*
+ * guard_egress: clsact egress of the same interfaces. The policy point for what leaves the pod
+ * without the connect hook: datagrams, raw packets, processes of a cgroup that is not the pods'.
+ */
+int mesh_guard_egress(struct __sk_buff *skb)
+{
+	u32 slot = skb->tc_classid & 0xffff;
+	struct inspection inspection = {};
+	struct packet packet = {};
+	struct guarded_pod *pod;
+
+	pod = guarded_pods.lookup(&slot);
+	if (!pod)
+		return TC_ACT_UNSPEC;
+	packet.outgoing = true;
+	if (is_agent_packet(skb)) {
+		exempt_socket(skb);
+		return pass(skb, &packet, slot);
+	}
+	/* An ARP packet says nothing that the seal does not look at. */
+	if (!is_what_it_says(skb) ||
+	    (!parse_packet(skb, &packet) && skb->protocol != bpf_htons(ETHERTYPE_ARP)))
+		packet.malformed = true;
+	turn_packet(&packet);
+	if (packet.family || packet.malformed)
+		inspect_outgoing(skb, &packet, pod, &inspection);
+	return finish(skb, &packet, &inspection, slot);
 }

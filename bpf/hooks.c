@@ -4,12 +4,26 @@
  * context. The verifier wants every access to the context to be plain, hence the repetition.
  */
 
+/* The hooks are the pods': whoever is seen here in the node's own network is a pod there. */
+inline_only void mark_host_pod(struct bpf_sock_addr *ctx)
+{
+	struct socket_state *state;
+
+	if (!ctx->sk || ctx->protocol != IPPROTO_TCP)
+		return;
+	state = sockets.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (state)
+		state->flags = SOCKET_HOST_POD;
+}
+
 inline_only int connect_common(struct bpf_sock_addr *ctx, struct dial *dial)
 {
 	u64 netns_cookie = bpf_get_netns_cookie(ctx);
 	struct enrollment *enrollment = enrollments.lookup(&netns_cookie);
 
 	forget_socket(ctx);
+	if (!enrollment && netns_cookie == node_netns_cookie())
+		mark_host_pod(ctx);
 	if (!enrollment || address_is_loopback(&dial->address) || is_agent())
 		return CONNECT_PASS;
 	if (dial->protocol == IPPROTO_TCP)

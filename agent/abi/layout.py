@@ -8,7 +8,8 @@ compiler of the C side lays them out. A mirrored struct without a check drifts.
 import ctypes
 from collections.abc import Mapping
 
-from agent.abi import structs
+from agent.abi import policy, structs
+from mesh.tables import RuleKind
 
 __all__ = ["MIRRORS", "layout_of", "parse_probe", "probe_source"]
 
@@ -23,6 +24,7 @@ MIRRORS: Mapping[str, type[ctypes.Structure]] = {
     "enrollment": structs.Enrollment,
     "device_capture_key": structs.DeviceCaptureKey,
     "guarded_pod": structs.GuardedPod,
+    "pod_address_key": structs.PodAddressKey,
     "config": structs.Config,
     "nonce_secret": structs.NonceSecret,
     "socket_state": structs.SocketState,
@@ -33,6 +35,19 @@ MIRRORS: Mapping[str, type[ctypes.Structure]] = {
     "traffic_key": structs.TrafficKey,
     "traffic": structs.Traffic,
     "event": structs.Event,
+    "subject_key": policy.SubjectKey,
+    "subject": policy.Subject,
+    "policy_set": policy.PolicySet,
+    "rule_mask": policy.RuleMask,
+    "class_mask_key": policy.ClassMaskKey,
+    "class_mask": policy.ClassMask,
+    "cidr_mask_key": policy.CidrMaskKey,
+    "port_mask_key": policy.PortMaskKey,
+    "verdict_query": policy.VerdictQuery,
+    "verdict": policy.Verdict,
+    "judged": policy.Judged,
+    "peering_key": policy.PeeringKey,
+    "peering": policy.Peering,
 }
 """C struct -> mirror: the one table."""
 
@@ -40,11 +55,21 @@ _CONSTANTS: Mapping[str, int] = {
     "MESH_CAPTURE_PORTS": structs.CAPTURE_PORTS,
     "UDP_PEERS": structs.UDP_PEERS,
     "FLOW_POISONED": structs.FlowFlag.POISONED,
+    "ENROLLMENT_FAIL_OPEN": structs.ENROLLMENT_FAIL_OPEN,
+    "GUARDED_FAIL_OPEN": structs.GUARDED_FAIL_OPEN,
     "WORKLOAD_ENROLLED": structs.WorkloadFlag.ENROLLED,
     "WORKLOAD_LOCAL": structs.WorkloadFlag.LOCAL,
     **{f"EVENT_{kind.name}": kind.value for kind in structs.EventKind},
     **{f"STATISTIC_{one.name}": one.value for one in structs.Statistic},
     "STATISTIC_COUNT": len(structs.Statistic),
+    "POLICY_WORDS": policy.POLICY_WORDS,
+    "POLICY_NO_RULE": policy.POLICY_NO_RULE,
+    "SUBJECT_JUDGED": policy.SubjectFlag.JUDGED,
+    **{f"SET_{one.name}": one.value for one in policy.PolicySetFlag},
+    **{f"QUERY_{one.name}": one.value for one in policy.QueryFlag},
+    **{f"VERDICT_{one.name}": one.value for one in policy.VerdictFlag},
+    **{f"DIRECTION_{one.name}": one.value for one in policy.Direction},
+    **{f"RULE_{kind.name}": kind.value for kind in RuleKind},
 }
 
 
@@ -63,7 +88,7 @@ def probe_source() -> str:
     lines = [
         "#include <stddef.h>",
         "#include <stdio.h>",
-        '#include "mesh_types.h"',
+        '#include "mesh_policy.h"',
         "int main(void)",
         "{",
     ]

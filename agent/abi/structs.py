@@ -13,6 +13,8 @@ from enum import IntEnum, IntFlag, unique
 
 __all__ = [
     "CAPTURE_PORTS",
+    "ENROLLMENT_FAIL_OPEN",
+    "GUARDED_FAIL_OPEN",
     "UDP_PEERS",
     "Address",
     "BigEndianPort",
@@ -33,6 +35,7 @@ __all__ = [
     "NonceQuota",
     "NonceRecord",
     "NonceSecret",
+    "PodAddressKey",
     "SocketState",
     "Statistic",
     "Traffic",
@@ -55,6 +58,13 @@ Address = ctypes.c_uint8 * 16
 BigEndianPort = ctypes.c_uint16
 
 CapturePorts = BigEndianPort * CAPTURE_PORTS
+
+
+ENROLLMENT_FAIL_OPEN = 1
+"""ENROLLMENT_FAIL_OPEN, in ``Enrollment.flags``."""
+
+GUARDED_FAIL_OPEN = 1 << 31
+"""GUARDED_FAIL_OPEN, in ``GuardedPod.flags`` beside the agent's notes."""
 
 
 class FlowFlag(IntFlag):
@@ -80,6 +90,7 @@ class EventKind(IntEnum):
     ATTESTED = 4
     CLOSED = 5
     DROPPED = 6
+    DRY_DENIED = 7
 
 
 @unique
@@ -97,6 +108,11 @@ class Statistic(IntEnum):
     NONCES_UNKNOWN = 8
     STATE_LOST = 9
     CAPTURE_PORT_DROPS = 10
+    PEERINGS_REFUSED = 11
+    SOCKETLESS = 12
+    NODE_ATTESTED = 13
+    SEALED = 14
+    DRY_DENIED = 15
 
 
 class FlowKey(ctypes.Structure):
@@ -212,11 +228,18 @@ class GuardedPod(ctypes.Structure):
     )
 
 
+class PodAddressKey(ctypes.Structure):
+    """``struct pod_address_key``."""
+
+    _fields_ = (("address", Address), ("slot", ctypes.c_uint32), ("ifindex", ctypes.c_uint32))
+
+
 class Config(ctypes.Structure):
     """``struct config``."""
 
     _fields_ = (
         ("agent_cgroup_id", ctypes.c_uint64),
+        ("node_netns_cookie", ctypes.c_uint64),
         ("generation", ctypes.c_uint32),
         ("pad", ctypes.c_uint32),
     )
@@ -284,7 +307,7 @@ class NonceRecord(ctypes.Structure):
         ("source_workload", ctypes.c_uint32),
         ("destination_workload", ctypes.c_uint32),
         ("service_id", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
     )
 
 

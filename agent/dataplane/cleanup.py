@@ -9,14 +9,15 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from agent.dataplane import bpf, netns, visit
+from agent.dataplane import bpf, filters, netns, visit
 from agent.dataplane.compiler import check_maps
 from agent.dataplane.layout import BPFFS, PROGRAMS, Pins
-from agent.dataplane.podmaps import PodMaps
-from agent.dataplane.sysctls import SysctlFlag
+from agent.dataplane.podmaps import PodMaps, known_flags
 from agent.errors import AbiMismatchError, DataplaneError, MapError
 
 __all__ = ["Cleaned", "cleanup"]
@@ -28,11 +29,15 @@ _CGROUP_LINK = 3
 
 _POD_MAPS = (
     "guarded_pods",
+    "pod_addresses",
     "enrollments",
     "device_captures",
     "flow_records",
+    "peerings",
     "nonce_quotas",
     "nonces_aged",
+    "peering_quotas",
+    "peerings_aged",
 )
 
 
@@ -62,22 +67,37 @@ def _clean_pods(pins: Pins) -> int:
         pods = maps.guarded()
         for cookie in maps.enrolled_cookies():
             maps.remove_enrollment(cookie)
-        waiting = dict(pods)
+        waiting, seals = dict(pods), _seals(pins)
         for fd in netns.all_namespaces() if waiting else ():
             found = waiting.pop(netns.netns_cookie(fd), None)
             if found is not None:
-                _undo(fd, SysctlFlag(found[1].flags))
+                flags = known_flags(found[1])
+                _quietly(fd, partial(visit.undo, flags))
+            else:
+                _quietly(fd, partial(filters.remove_filters, program_ids=seals))
         return len(pods)
     finally:
         for fd in fds.values():
             os.close(fd)
 
 
-def _undo(fd: int, flags: SysctlFlag) -> None:
+def _seals(pins: Pins) -> set[int]:
+    """The seal's number in every version: it hangs in the node's network and not in the pods'."""
+    found: set[int] = set()
+    for pin in pins.root.glob("programs-*/seal"):
+        fd = bpf.obj_get(str(pin))
+        try:
+            found.add(bpf.program_id(fd))
+        finally:
+            os.close(fd)
+    return found
+
+
+def _quietly(fd: int, function: Callable[[], None]) -> None:
     try:
-        netns.run_in_netns(fd, lambda: visit.undo(flags))
+        netns.run_in_netns(fd, function)
     except DataplaneError as error:
-        log.warning("cleaning up in a pod: %s", error)
+        log.warning("cleaning up in a network namespace: %s", error)
 
 
 def _remove_links(directory: Path) -> int:
@@ -85,12 +105,14 @@ def _remove_links(directory: Path) -> int:
     cgroups: set[int] = set()
     removed = 0
     order = {spec.pin: number for number, spec in enumerate(PROGRAMS)}
+    shared = {spec.pin for spec in PROGRAMS if spec.everywhere}  # with other nodes of a lab
     pins = sorted(directory.glob("*"), key=lambda pin: -order.get(pin.name, -1))
     for pin in pins:
         with contextlib.suppress(MapError):
             fd = bpf.obj_get(str(pin))
             try:
-                cgroups.add(bpf.link_info(fd).cgroup_id)
+                if pin.name not in shared:
+                    cgroups.add(bpf.link_info(fd).cgroup_id)
                 bpf.link_detach(fd)
                 removed += 1
             finally:

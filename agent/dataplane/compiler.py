@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 from agent.dataplane import bpf, compile_child, kernel
-from agent.dataplane.layout import MAPS, PROGRAMS, Pins
+from agent.dataplane.layout import MAPS, PROGRAMS, VERSION_MAPS, Pins
 from agent.dataplane.source import include_directory, joined_source
 from agent.errors import AbiMismatchError, LoadError
 
@@ -72,7 +72,7 @@ def check_maps(directory: Path) -> None:
 def _run_child(maps: Path, programs: Path) -> None:
     request = {
         "text": joined_source(),
-        "cflags": [*_flags(), f'-DMESH_PIN_DIR="{maps}"'],
+        "cflags": [*_flags(), f'-DMESH_PIN_DIR="{maps}"', f'-DMESH_PROGRAM_DIR="{programs}"'],
         "directory": str(programs),
         "programs": [[one.pin, one.function, one.type, one.attach_type] for one in PROGRAMS],
     }
@@ -117,9 +117,10 @@ def _remove_leftovers(pins: Pins) -> None:
 
 
 def _is_whole(programs: Path, maps: Path) -> bool:
-    return all((programs / one.pin).exists() for one in PROGRAMS) and all(
-        (maps / name).exists() for name in MAPS
-    )
+    pins = [programs / one.pin for one in PROGRAMS]
+    pins += [programs / name for name in VERSION_MAPS]
+    pins += [maps / name for name in MAPS]
+    return all(pin.exists() for pin in pins)
 
 
 def ensure_programs(pins: Pins) -> tuple[Path, bool]:

@@ -17,24 +17,31 @@ its connections are refused.
 import logging
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
+from typing import TypeVar
 
 from agent.abi.structs import GuardedPod
 from agent.dataplane import netns, visit
 from agent.dataplane.listeners import PortConflictError, close_all, stop_listening
 from agent.dataplane.loader import Loaded
-from agent.dataplane.podmaps import PodMaps, kept_ports
+from agent.dataplane.netlink import Interface
+from agent.dataplane.podmaps import PodMaps, kept_ports, known_flags
 from agent.dataplane.pods import EnrolledPod, EnrollmentState
 from agent.dataplane.sysctls import SysctlFlag
 from agent.dataplane.visit import Guard, Sockets
 from agent.dataplane.watch import PodWatch
 from agent.errors import MapError, NetlinkError
+from mesh.model.address import IpAddress
 from mesh.model.workload import WorkloadUid
 from mesh.tables import EnrollmentRow
 
 __all__ = ["Enroller"]
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +49,10 @@ log = logging.getLogger(__name__)
 class Enroller:
     """Every pod of this node that should be captured, and how far it has come."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, node_netns: int) -> None:
+        """``node_netns`` is an fd of the node's network namespace, the caller's to close."""
         self._loaded = loaded
+        self._node_netns = node_netns
         self._maps = PodMaps(loaded.maps)
         self._own_netns = netns.own_netns_cookie()
         self._wanted: dict[WorkloadUid, EnrollmentRow] = {}
@@ -138,7 +147,7 @@ class Enroller:
         slot, flags = 0, sockets.unset
         try:
             if known is not None:
-                slot, flags = known[0], flags | SysctlFlag(known[1].flags)
+                slot, flags = known[0], flags | known_flags(known[1])
             slot = slot or self._maps.free_slot()
             pod = EnrolledPod(row, EnrollmentState.CAPTURED, "", fd, cookie, slot=slot)
             return self._point_at(pod, sockets, flags)
@@ -150,13 +159,24 @@ class Enroller:
 
     def _point_at(self, pod: EnrolledPod, sockets: Sockets, flags: SysctlFlag) -> EnrolledPod:
         """Everything that leads to the sockets, the enrollment row last. Can be repeated."""
-        guard = Guard(self._loaded.guard_fd, self._loaded.guard_id, pod.slot)
+        guard = self._guard(pod.slot)
         cookie, number = pod.netns_cookie, pod.workload_id
         plan, ports = sockets.plan, sockets.ports
-        self._maps.put_guarded(pod.slot, cookie, number, ports, flags)
-        netns.run_in_netns(pod.netns_fd, lambda: visit.apply_network(guard, pod.addresses))
+        self._maps.put_guarded(pod.slot, cookie, number, ports, flags, fail_open=pod.row.fail_open)
+        missing, stamped = netns.run_in_netns(
+            pod.netns_fd, lambda: visit.apply_network(guard, pod.addresses)
+        )
+        if missing and pod.capture_listeners:
+            log.warning("workload %s had lost a guard of its network; it is back", pod.uid)
+        ends = self._on_node(lambda: visit.host_ends(stamped))
+        self._maps.put_addresses(pod.slot, set(_sending_addresses(pod.addresses, ends)))
+        self._on_node(lambda: visit.seal(guard, ends))
+        if len(ends) < len(stamped):
+            log.info("workload %s has no seal: its link has no end on the node", pod.uid)
         self._maps.put_device_captures(cookie, plan.devices)
-        self._maps.put_enrollment(cookie, number, plan.capture4, plan.capture6, ports)
+        self._maps.put_enrollment(
+            cookie, number, plan.capture4, plan.capture6, ports, fail_open=pod.row.fail_open
+        )
         return replace(
             pod,
             plan=plan,
@@ -182,8 +202,11 @@ class Enroller:
         """Another id or identity for the same pod: nothing of its network is touched."""
         cookie, plan, ports = have.netns_cookie, have.plan, have.capture_ports
         flags = self._flags(have)
-        self._maps.put_guarded(have.slot, cookie, row.workload_id, ports, flags)
-        self._maps.put_enrollment(cookie, row.workload_id, plan.capture4, plan.capture6, ports)
+        number, fail_open = row.workload_id, row.fail_open
+        self._maps.put_guarded(have.slot, cookie, number, ports, flags, fail_open=fail_open)
+        self._maps.put_enrollment(
+            cookie, number, plan.capture4, plan.capture6, ports, fail_open=fail_open
+        )
         return replace(have, row=row, detail="")
 
     def _refresh(self, have: EnrolledPod, row: EnrollmentRow, *, strict: bool) -> EnrolledPod:
@@ -210,7 +233,7 @@ class Enroller:
 
     def _flags(self, pod: EnrolledPod) -> SysctlFlag:
         known = self._maps.guarded().get(pod.netns_cookie)
-        return SysctlFlag(known[1].flags) if known else SysctlFlag(0)
+        return known_flags(known[1]) if known else SysctlFlag(0)
 
     def reconcile(self, *, deep: bool) -> list[EnrolledPod]:
         """Tries again what has failed, follows what has changed; returns which pods are new.
@@ -265,8 +288,16 @@ class Enroller:
         except (NetlinkError, MapError) as error:
             log.warning("un-enrolling a pod: %s", error)
 
+    def _guard(self, slot: int) -> Guard:
+        program = self._loaded.program
+        return Guard(program("guard_ingress"), program("guard_egress"), program("seal"), slot)
+
+    def _on_node(self, function: Callable[[], Result]) -> Result:
+        return netns.run_in_netns(self._node_netns, function)
+
     def _undo(self, cookie: int, slot: int, flags: SysctlFlag, fd: int | None) -> None:
         self._maps.remove_enrollment(cookie)
+        self._on_node(lambda: visit.unseal(self._guard(slot)))
         if fd is not None:
             netns.run_in_netns(fd, lambda: visit.undo(flags))
         self._maps.remove_guarded(slot, cookie)
@@ -283,7 +314,7 @@ class Enroller:
         for fd in netns.all_namespaces():
             found = strangers.pop(cookie := netns.netns_cookie(fd), None)
             if found is not None:
-                self._undo_quietly(cookie, found[0], SysctlFlag(found[1].flags), fd)
+                self._undo_quietly(cookie, found[0], known_flags(found[1]), fd)
         for cookie, (slot, _pod) in strangers.items():  # their namespaces are gone
             self._undo(cookie, slot, SysctlFlag(0), None)
         return found_count
@@ -305,6 +336,22 @@ def _explain(error: Exception) -> tuple[EnrollmentState, str]:
         return EnrollmentState.FAILED, str(error)
     log.error("a pod's network is not understood", exc_info=error)
     return EnrollmentState.FAILED, f"Its network is not understood ({error!r})."
+
+
+def _sending_addresses(
+    own: tuple[IpAddress, ...], ends: Iterable[tuple[int, Interface]]
+) -> Iterator[tuple[int, IpAddress]]:
+    """What may be sent over each link, by the number of its end on the node.
+
+    The pod's addresses, and link-local ones of IPv6; over a further link also what that has. What
+    a pod adds to the interface of its own addresses, which takes CAP_NET_ADMIN, is not its own.
+    """
+    for index, interface in ends:
+        yield from ((index, one) for one in own)
+        is_further = not any(one in own for one in interface.addresses)
+        for one in interface.addresses:
+            if is_further or (isinstance(one, IPv6Address) and one.is_link_local):
+                yield index, one
 
 
 def _same_netns(path: str, fd: int) -> bool:

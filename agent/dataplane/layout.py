@@ -3,7 +3,7 @@
 
 ::
 
-    <bpffs>/nodemesh/NODE/v1/maps/<name>             survive every program version
+    <bpffs>/nodemesh/NODE/v2/maps/<name>             survive every program version
                             /programs-<hash>/<name>  one directory per version, made whole
                             /links/<name>            what is attached to the node's cgroup
 """
@@ -13,17 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.abi import structs
+from agent.abi import policy, structs
 
-__all__ = ["BPFFS", "LAYOUT_VERSION", "MAPS", "PROGRAMS", "MapSpec", "Pins", "ProgramSpec"]
+__all__ = [
+    "BPFFS",
+    "LAYOUT_VERSION",
+    "MAPS",
+    "PROGRAMS",
+    "TAIL_CALLS",
+    "MapSpec",
+    "Pins",
+    "ProgramSpec",
+]
 
 BPFFS = Path("/sys/fs/bpf")
 """Where bpffs is, or will be mounted."""
 
-LAYOUT_VERSION = "v1"
+LAYOUT_VERSION = "v2"
 """Changes with the layout of any pinned struct; programs may change under one version."""
 
-_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY, _SK_STORAGE, _RINGBUF = 1, 2, 5, 6, 24, 27
+_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6
+_LPM_TRIE, _SK_STORAGE, _RINGBUF = 11, 24, 27
 _U32, _U64 = ctypes.sizeof(ctypes.c_uint32), ctypes.sizeof(ctypes.c_uint64)
 _SOCK_OPS, _SCHED_CLS, _SOCK_ADDR = 13, 3, 18
 
@@ -45,7 +55,10 @@ class ProgramSpec:
     function: str
     type: int
     attach_type: int
-    """``enum bpf_attach_type``; for packet programs -1: they are not attached to the cgroup."""
+    """``enum bpf_attach_type``; for packet programs -1: they are not attached to a cgroup."""
+
+    everywhere: bool = False
+    """Attached to the root of the cgroup tree and not to the pods'."""
 
 
 def _spec(
@@ -64,15 +77,25 @@ MAPS: Mapping[str, MapSpec] = {
     "enrollments": _spec(_HASH, _U64, structs.Enrollment),
     "device_captures": _spec(_HASH, structs.DeviceCaptureKey, _ADDRESS),
     "guarded_pods": _spec(_HASH, _U32, structs.GuardedPod),
+    "pod_addresses": _spec(_HASH, structs.PodAddressKey, _U32),
     "frontends": _spec(_HASH, structs.FrontendKey, structs.Frontend),
     "endpoints": _spec(_HASH, structs.EndpointKey, structs.Endpoint),
     "workloads": _spec(_HASH, _ADDRESS, structs.Workload),
+    "subjects": _spec(_HASH, policy.SubjectKey, policy.Subject),
+    "policy_sets": _spec(_HASH, _U32, policy.PolicySet),
+    "class_masks": _spec(_HASH, policy.ClassMaskKey, policy.ClassMask),
+    "cidr_masks": _spec(_LPM_TRIE, policy.CidrMaskKey, policy.RuleMask),
+    "port_masks": _spec(_LPM_TRIE, policy.PortMaskKey, policy.RuleMask),
     "nonces_aged": _spec(_HASH, _U64, _U64),
+    "peerings_aged": _spec(_HASH, _U64, _U64),
     "flow_records": _spec(_HASH, structs.FlowKey, structs.FlowRecord),
     "nonces": _spec(_HASH, _U64, structs.NonceRecord),
     "nonce_quotas": _spec(_HASH, _U64, structs.NonceQuota),
     "sockets": _spec(_SK_STORAGE, _U32, structs.SocketState),
     "udp_sockets": _spec(_SK_STORAGE, _U32, structs.UdpState),
+    "judged_sockets": _spec(_SK_STORAGE, _U32, policy.Judged),
+    "peerings": _spec(_HASH, policy.PeeringKey, policy.Peering),
+    "peering_quotas": _spec(_HASH, _U64, structs.NonceQuota),
     "traffic": _spec(_PERCPU_HASH, structs.TrafficKey, structs.Traffic),
     "statistics": _spec(_PERCPU_ARRAY, _U32, _U64),
     "events": _spec(_RINGBUF, 0, 0),
@@ -91,9 +114,24 @@ PROGRAMS: tuple[ProgramSpec, ...] = (
     ProgramSpec("bind6", "mesh_bind6", _SOCK_ADDR, 9),
     ProgramSpec("connect4", "mesh_connect4", _SOCK_ADDR, 10),
     ProgramSpec("connect6", "mesh_connect6", _SOCK_ADDR, 11),
+    ProgramSpec("node_sockops", "mesh_node_sockops", _SOCK_OPS, 3, everywhere=True),
+    ProgramSpec("guard_judge", "mesh_guard_judge", _SCHED_CLS, -1),
     ProgramSpec("guard_ingress", "mesh_guard_ingress", _SCHED_CLS, -1),
+    ProgramSpec("guard_egress", "mesh_guard_egress", _SCHED_CLS, -1),
+    ProgramSpec("seal", "mesh_seal", _SCHED_CLS, -1),
+    ProgramSpec("query", "mesh_query", _SCHED_CLS, -1),
 )
 """In the order of attachment: what answers for a redirected socket before what redirects it."""
+
+
+TAIL_CALLS: Mapping[str, int] = {"guard_judge": 0}
+"""Pin of a program -> its place in the map ``guard_programs`` (GUARD_JUDGE)."""
+
+VERSION_MAPS = ("guard_programs", "guard_scratches", "error_budgets")
+"""Maps that belong to one version of the programs and are pinned beside them."""
+
+HELD_PROGRAMS = ("guard_ingress", "guard_egress", "seal", "query")
+"""Programs that the agent needs at hand: they hang on interfaces, or are asked."""
 
 
 @dataclass(frozen=True, slots=True)

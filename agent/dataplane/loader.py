@@ -9,43 +9,49 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.abi.structs import NonceSecret
 from agent.dataplane import bpf, kernel
 from agent.dataplane.compiler import ensure_programs
-from agent.dataplane.layout import MAPS, PROGRAMS, Pins, ProgramSpec
+from agent.dataplane.layout import HELD_PROGRAMS, MAPS, PROGRAMS, TAIL_CALLS, Pins, ProgramSpec
 from agent.errors import AttachError
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "load", "remove_other_versions"]
 
 
 @dataclass(slots=True)
 class Loaded:
-    """Open fds of this node's maps and of the guard; ``close`` leaves the pins in place."""
+    """Open fds of this node's maps and programs; ``close`` leaves the pins in place."""
 
     pins: Pins
+    directory: Path
+    """The pins of this version of the programs."""
+
     cgroup: Path
     compiled: bool
     """Whether the programs had to be compiled; False: the pins of an earlier run were adopted."""
 
-    guard_fd: int
-    guard_id: int
-    """The kernel's number of the guard program: filters with another are of another version."""
+    programs: dict[str, int] = field(default_factory=dict)
+    """Those that hang on interfaces or are called by hand, by their pins."""
 
     maps: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
         """Closes every fd; safe to call twice."""
-        for fd in (self.guard_fd, *self.maps.values()):
-            if fd >= 0:
-                os.close(fd)
-        self.guard_fd = -1
+        for fd in (*self.programs.values(), *self.maps.values()):
+            os.close(fd)
+        self.programs.clear()
         self.maps.clear()
 
+    def program(self, pin: str) -> tuple[int, int]:
+        """A program's fd, and the kernel's number: filters with another are of another version."""
+        return self.programs[pin], bpf.program_id(self.programs[pin])
 
-def _attach(spec: ProgramSpec, program: int, links: Path, cgroup: Path, cgroup_fd: int) -> None:
+
+def _attach(spec: ProgramSpec, program: int, links: Path, cgroup: Path) -> None:
     """Makes the link ``spec.pin`` run ``program`` for ``cgroup``; leaves a right one alone."""
     pin = links / spec.pin
     if pin.exists():
@@ -59,7 +65,11 @@ def _attach(spec: ProgramSpec, program: int, links: Path, cgroup: Path, cgroup_f
         finally:
             os.close(link)
         pin.unlink()  # the cgroup was removed and made again, or is another one now
-    link = bpf.link_create(program, cgroup_fd, spec.attach_type)
+    cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        link = bpf.link_create(program, cgroup_fd, spec.attach_type)
+    finally:
+        os.close(cgroup_fd)
     try:
         bpf.obj_pin(link, str(pin))
     except AttachError:
@@ -71,24 +81,25 @@ def _attach(spec: ProgramSpec, program: int, links: Path, cgroup: Path, cgroup_f
 
 def _attach_all(pins: Pins, programs: Path, cgroup: Path) -> None:
     pins.links.mkdir(exist_ok=True)
-    cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for spec in PROGRAMS:
-            if spec.attach_type < 0:
-                continue
-            program = bpf.obj_get(str(programs / spec.pin))
-            try:
-                _attach(spec, program, pins.links, cgroup, cgroup_fd)
-            finally:
-                os.close(program)
-    finally:
-        os.close(cgroup_fd)
+    for spec in PROGRAMS:
+        if spec.attach_type < 0:
+            continue
+        program = bpf.obj_get(str(programs / spec.pin))
+        try:
+            _attach(
+                spec, program, pins.links, kernel.cgroup2_mount() if spec.everywhere else cgroup
+            )
+        finally:
+            os.close(program)
 
 
-def _remove_other_versions(pins: Pins, programs: Path) -> None:
-    """Only pins: what is still attached somewhere (a pod's filter) lives until it is replaced."""
-    for directory in pins.root.glob("programs-*"):
-        if directory != programs:
+def remove_other_versions(loaded: Loaded) -> None:
+    """The pins of other versions, once no filter of theirs hangs anywhere.
+
+    Not before: with the pin of its map of programs, a guard loses its second half.
+    """
+    for directory in loaded.pins.root.glob("programs-*"):
+        if directory != loaded.directory:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
 
@@ -101,6 +112,24 @@ def _ensure_secret(fd: int) -> None:
     size, nobody = ctypes.sizeof(NonceSecret), bytes(ctypes.sizeof(NonceSecret))
     if bpf.map_lookup(fd, bytes(4), size) in (None, nobody):
         bpf.map_update(fd, bytes(4), os.urandom(size))
+
+
+def _set_tail_calls(programs: Path) -> None:
+    """The second halves of packet programs, before a first half is on any interface."""
+    table = bpf.obj_get(str(programs / "guard_programs"))
+    try:
+        for pin, place in TAIL_CALLS.items():
+            program = bpf.obj_get(str(programs / pin))
+            try:
+                bpf.map_update(table, _u32(place), _u32(program))
+            finally:
+                os.close(program)
+    finally:
+        os.close(table)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
 
 
 def load(pins: Pins, cgroup_name: str | None) -> Loaded:
@@ -116,14 +145,15 @@ def load(pins: Pins, cgroup_name: str | None) -> Loaded:
     for directory in (pins.node_root.parent, pins.node_root, pins.root):
         kernel.make_private(directory)
     programs, compiled = ensure_programs(pins)
-    guard = bpf.obj_get(str(programs / "guard_ingress"))
-    loaded = Loaded(pins, cgroup, compiled, guard, bpf.program_id(guard))
+    loaded = Loaded(pins, programs, cgroup, compiled)
     try:
+        for name in HELD_PROGRAMS:
+            loaded.programs[name] = bpf.obj_get(str(programs / name))
         for name in MAPS:
             loaded.maps[name] = bpf.obj_get(str(pins.maps / name))
         _ensure_secret(loaded.maps["nonce_secrets"])
+        _set_tail_calls(programs)
         _attach_all(pins, programs, cgroup)
-        _remove_other_versions(pins, programs)
     except BaseException:
         loaded.close()
         raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces, rules, routes and tc filters of a pod. The only module that imports pyroute2.
+"""Interfaces, rules and routes of a pod. The only module that imports pyroute2.
 
 Every function works on the network namespace of the calling thread. ``ensure_`` and ``remove_`` can
 be repeated. Ours is what carries our numbers or our name; nothing else is touched.
@@ -24,10 +24,10 @@ from mesh.model.address import Family, IpAddress
 __all__ = [
     "MARK",
     "Interface",
-    "ensure_guard",
     "ensure_mark_route",
+    "host_end_of",
     "list_interfaces",
-    "remove_guards",
+    "netlink_here",
     "remove_mark_route",
 ]
 
@@ -36,15 +36,8 @@ MARK: Final = 0x6D65
 
 TABLE: Final = 0x6D65
 PRIORITY: Final = 28005
-_FILTER_HANDLE: Final = 0x6D65
-_FILTER_NAME: Final = "mesh_guard"
-_MADE_QDISC: Final = "+qdisc"
-"""Ends the filter's name where its qdisc is ours too; so a later agent knows without a file."""
-
 _IMPORTING: Final = threading.Lock()
 _IFF_LOOPBACK: Final = 0x8
-_CLSACT_INGRESS: Final = 0xFFFFFFF2
-_INGRESS: Final = 0xFFFF0000
 _RTN_LOCAL: Final = 2
 _LOOPBACK_INDEX: Final = 1
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
@@ -58,6 +51,8 @@ class Interface:
     index: int
     name: str
     addresses: tuple[IpAddress, ...]
+    peer: int | None = None
+    """The number of the other end in its own namespace, where this is one end of a veth pair."""
 
 
 @cache
@@ -82,7 +77,8 @@ def _pyroute2() -> tuple[Any, type[Any]]:
 
 
 @contextmanager
-def _netlink() -> Iterator[Any]:
+def netlink_here() -> Iterator[Any]:
+    """A netlink socket in the calling thread's network namespace; its errors as NetlinkError."""
     iproute, vendor_error = _pyroute2()
     try:
         with iproute() as route:
@@ -95,7 +91,7 @@ def _netlink() -> Iterator[Any]:
 
 def list_interfaces() -> tuple[Interface, ...]:
     """Every interface but lo, in the order of their numbers."""
-    with _netlink() as route:
+    with netlink_here() as route:
         links = [link for link in route.get_links() if not link["flags"] & _IFF_LOOPBACK]
         addresses: dict[int, list[IpAddress]] = {}
         for entry in route.get_addr():
@@ -106,10 +102,32 @@ def list_interfaces() -> tuple[Interface, ...]:
                 addresses.setdefault(entry["index"], []).append(ip_address(text))
     return tuple(
         Interface(
-            link["index"], link.get_attr("IFLA_IFNAME"), tuple(addresses.get(link["index"], ()))
+            link["index"],
+            link.get_attr("IFLA_IFNAME"),
+            tuple(addresses.get(link["index"], ())),
+            link.get_attr("IFLA_LINK") if _kind(link) == "veth" else None,
         )
         for link in sorted(links, key=lambda link: int(link["index"]))
     )
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get_attr("IFLA_LINKINFO")
+    return None if info is None else info.get_attr("IFLA_INFO_KIND")
+
+
+def host_end_of(interface: Interface) -> int | None:
+    """The other end of a pod's veth, if it is in the calling thread's network namespace."""
+    if interface.peer is None:
+        return None
+    with netlink_here() as route:
+        for link in route.get_links():
+            if link["index"] != interface.peer or _kind(link) != "veth":
+                continue
+            # Numbers are per namespace: the pair is one only if each names the other.
+            if link.get_attr("IFLA_LINK") == interface.index:
+                return int(link["index"])
+    return None
 
 
 def _tolerate(codes: tuple[int, ...], function: Any, *arguments: Any, **settings: Any) -> None:
@@ -156,7 +174,7 @@ def ensure_mark_route(families: Iterable[Family]) -> None:
     of the pod's addresses: an IPv6 that is switched off takes no route. Raises NetlinkError where
     somebody else uses the table.
     """
-    with _netlink() as route:
+    with netlink_here() as route:
         for family in families:
             number = _EVERYTHING[family][0]
             if not _mark_rules(route, number):
@@ -173,106 +191,10 @@ def ensure_mark_route(families: Iterable[Family]) -> None:
 
 def remove_mark_route() -> None:
     """Undoes ensure_mark_route()."""
-    with _netlink() as route:
+    with netlink_here() as route:
         for family in filter(_has_family, Family):
             number = _EVERYTHING[family][0]
             rule = {"family": number, "priority": PRIORITY, "fwmark": MARK, "table": TABLE}
             for _ in _mark_rules(route, number):
                 _tolerate(_ABSENT, route.rule, "del", **rule)
             _tolerate(_ABSENT, route.route, "del", **_route_to_self(family))
-
-
-def _ingress_parent(route: Any, index: int) -> int | None:
-    """Where a filter can hang: clsact, the older ingress qdisc, or (None) nowhere yet."""
-    for qdisc in route.get_qdiscs(index=index):
-        kind = qdisc.get_attr("TCA_KIND")
-        if kind == "clsact":
-            return _CLSACT_INGRESS
-        if kind == "ingress":
-            return _INGRESS
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Guard:
-    name: str
-    program_id: int
-    classid: int
-    priority: int
-    parent: int
-
-
-def _find_guard(route: Any, index: int) -> _Guard | None:
-    parent = _ingress_parent(route, index)
-    if parent is None:
-        return None
-    for entry in route.get_filters(index=index, parent=parent):
-        options = entry.get_attr("TCA_OPTIONS")
-        if entry.get_attr("TCA_KIND") != "bpf" or options is None:
-            continue
-        name = options.get_attr("TCA_BPF_NAME") or ""
-        if name.startswith(_FILTER_NAME):
-            return _Guard(
-                name,
-                options.get_attr("TCA_BPF_ID") or 0,
-                options.get_attr("TCA_BPF_CLASSID") or 0,
-                entry["info"] >> 16,
-                parent,
-            )
-    return None
-
-
-def ensure_guard(index: int, program_fd: int, program_id: int, slot: int) -> None:
-    """The guard on the interface's ingress, telling pods apart by ``slot`` (16 bits, not 0)."""
-    with _netlink() as route:
-        have = _find_guard(route, index)
-        if have is not None and (have.program_id, have.classid) == (program_id, slot):
-            return
-        name = _FILTER_NAME if have is None else have.name
-        parent = _ingress_parent(route, index)
-        if parent is None:
-            route.tc("add", "clsact", index)
-            parent, name = _CLSACT_INGRESS, _FILTER_NAME + _MADE_QDISC
-        priority = _free_priority(route, index, parent) if have is None else have.priority
-        route.tc(
-            "replace-filter",
-            "bpf",
-            index,
-            _FILTER_HANDLE,
-            fd=program_fd,
-            name=name,
-            parent=parent,
-            prio=priority,
-            classid=slot,
-            direct_action=True,
-        )
-
-
-def _free_priority(route: Any, index: int, parent: int) -> int:
-    """The first priority that nobody has: one is never shared, another kind could hold it."""
-    taken = {entry["info"] >> 16 for entry in route.get_filters(index=index, parent=parent)}
-    return next(number for number in range(1, 1 << 16) if number not in taken)
-
-
-def remove_guards() -> None:
-    """Our filter off every interface; the qdisc too where it is ours and nobody else uses it."""
-    with _netlink() as route:
-        for link in route.get_links():
-            index = link["index"]
-            have = _find_guard(route, index)
-            if have is None:
-                continue
-            route.tc(
-                "del-filter",
-                "bpf",
-                index,
-                _FILTER_HANDLE,
-                parent=have.parent,
-                prio=have.priority,
-            )
-            others = [
-                *route.get_filters(index=index, parent=_CLSACT_INGRESS),
-                *route.get_filters(index=index, parent=_CLSACT_INGRESS + 1),
-            ]
-            if have.name.endswith(_MADE_QDISC) and not others:
-                route.tc("del", "clsact", index)

@@ -4,6 +4,7 @@
 import ctypes
 import sys
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from agent.abi import structs
 from agent.abi.codec import decode_port, encode_address, encode_port
@@ -12,7 +13,7 @@ from agent.dataplane.sysctls import SysctlFlag
 from agent.errors import NetlinkError
 from mesh.model.address import IpAddress
 
-__all__ = ["PodMaps", "kept_ports"]
+__all__ = ["PodMaps", "kept_ports", "known_flags"]
 
 _MAX_SLOT = 0xFFFF
 
@@ -62,11 +63,32 @@ class PodMaps:
         raise NetlinkError("There are more pods on this node than the guard can tell apart.")
 
     def put_guarded(
-        self, slot: int, cookie: int, workload_id: int, ports: tuple[int, ...], flags: SysctlFlag
+        self,
+        slot: int,
+        cookie: int,
+        workload_id: int,
+        ports: tuple[int, ...],
+        flags: SysctlFlag,
+        *,
+        fail_open: bool,
     ) -> None:
         """Keeps what un-enrolment and the guard need."""
-        value = structs.GuardedPod(cookie, workload_id, int(flags), _ports(ports))
+        notes = int(flags) | (structs.GUARDED_FAIL_OPEN if fail_open else 0)
+        value = structs.GuardedPod(cookie, workload_id, notes, _ports(ports))
         bpf.map_update(self._maps["guarded_pods"], _u32(slot), bytes(value))
+
+    def put_addresses(self, slot: int, addresses: AbstractSet[tuple[int, IpAddress]]) -> None:
+        """The addresses that the pod may send from, each with its link's end on the node."""
+        fd = self._maps["pod_addresses"]
+        want = {
+            bytes(structs.PodAddressKey(encode_address(one), slot, index))
+            for index, one in addresses
+        }
+        for key in want:
+            bpf.map_update(fd, key, _u32(1))
+        for key, _ in list(bpf.batch_items(fd, bpf.map_info(fd))):
+            if structs.PodAddressKey.from_buffer_copy(key).slot == slot and key not in want:
+                bpf.map_delete(fd, key)
 
     def put_device_captures(
         self, cookie: int, captures: Mapping[tuple[int, int], IpAddress]
@@ -95,10 +117,13 @@ class PodMaps:
         capture4: IpAddress | None,
         capture6: IpAddress | None,
         ports: tuple[int, ...],
+        *,
+        fail_open: bool,
     ) -> None:
         """From here on the pod's connections are captured."""
+        flags = structs.ENROLLMENT_FAIL_OPEN if fail_open else 0
         value = structs.Enrollment(
-            workload_id, 0, encode_address(capture4), encode_address(capture6), _ports(ports)
+            workload_id, flags, encode_address(capture4), encode_address(capture6), _ports(ports)
         )
         bpf.map_update(self._maps["enrollments"], _u64(cookie), bytes(value))
 
@@ -123,11 +148,21 @@ class PodMaps:
     def remove_guarded(self, slot: int, cookie: int) -> None:
         """Forgets the pod, with the records that nobody came for: the last act of un-enrolment."""
         self.forget_records(cookie, before_ns=None)
-        bpf.map_delete(self._maps["nonce_quotas"], _u64(cookie))
-        bpf.map_delete(self._maps["nonces_aged"], _u64(cookie))
+        peerings = self._maps["peerings"]
+        for key, _ in bpf.batch_items(peerings, bpf.map_info(peerings)):
+            if key.startswith(_u64(cookie)):
+                bpf.map_delete(peerings, key)
+        for name in ("nonce_quotas", "nonces_aged", "peering_quotas", "peerings_aged"):
+            bpf.map_delete(self._maps[name], _u64(cookie))
+        self.put_addresses(slot, set())
         bpf.map_delete(self._maps["guarded_pods"], _u32(slot))
 
 
 def kept_ports(pod: structs.GuardedPod) -> tuple[int, ...]:
     """The capture ports that the pod has had."""
     return tuple(decode_port(port) for port in pod.capture_ports)
+
+
+def known_flags(pod: structs.GuardedPod) -> SysctlFlag:
+    """Which sysctls of the pod were 0 before us."""
+    return SysctlFlag(pod.flags & ~structs.GUARDED_FAIL_OPEN)

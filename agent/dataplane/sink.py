@@ -3,8 +3,8 @@
 
 ::
 
-    Tables ──▶ apply() ──▶ workloads ─ endpoints ─ frontends ─ enrollments     upserts, then
-                                                                               removals in reverse
+    Tables ──▶ apply() ──▶ policy ─ workloads ─ endpoints ─ frontends ─ enrollments   upserts, then
+                                                                             removals in reverse
     kernel ──▶ events() / counters() / statistics()
 
 Nothing is removed before the caller says that every source was in sync. Whatever blocks runs in a
@@ -14,7 +14,9 @@ on without an agent and the next one adopts it.
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +25,12 @@ from pathlib import Path
 
 from agent.abi import structs
 from agent.abi.structs import Statistic
-from agent.dataplane import bpf, kernel, rows
+from agent.dataplane import bpf, kernel, netns, rows
 from agent.dataplane.enroll import Enroller
 from agent.dataplane.layout import BPFFS, LAYOUT_VERSION, Pins
-from agent.dataplane.loader import Loaded, load
+from agent.dataplane.loader import Loaded, load, remove_other_versions
 from agent.dataplane.pods import EnrolledPod
+from agent.dataplane.policy import PolicyMaps
 from agent.dataplane.reaper import reap
 from agent.dataplane.ring import RingReader
 from agent.dataplane.sync import TableMap
@@ -46,6 +49,8 @@ from mesh.tables import Tables
 __all__ = ["Dataplane", "DataplaneStatus"]
 
 log = logging.getLogger(__name__)
+
+OWN_NETNS = Path("/proc/self/ns/net")
 
 CARE_SECONDS = 5.0
 """How often failed enrolments are tried again and old records aged."""
@@ -81,15 +86,27 @@ class DataplaneStatus:
 class Dataplane:
     """One node's kernel half. Start it, apply Tables to it, keep ``run()`` running."""
 
-    def __init__(self, node: str, *, cgroup: str | None = None, bpffs: Path = BPFFS) -> None:
+    def __init__(
+        self,
+        node: str,
+        *,
+        cgroup: str | None = None,
+        bpffs: Path = BPFFS,
+        node_netns: Path = OWN_NETNS,
+    ) -> None:
+        """``node_netns`` is the node's network namespace, by default our own."""
         self._pins = Pins(node, bpffs)
         self._cgroup = cgroup
         self._lock = asyncio.Lock()
         self._loaded: Loaded | None = None
         self._enroller: Enroller | None = None
         self._tables: dict[str, TableMap] = {}
+        self._policy: PolicyMaps | None = None
+        self._node_netns = node_netns
+        self._node_netns_fd = -1
+        self._node_cookie = 0
+        self._is_alone = False
         self._ring: RingReader | None = None
-        self._generation = 0
         self._workload_ids: frozenset[int] | None = None
         self._held: Tables | None = None
         """The tables that the kernel holds exactly; None where that is not known."""
@@ -101,19 +118,23 @@ class Dataplane:
     def _start(self) -> None:
         loaded = load(self._pins, self._cgroup)
         self._loaded = loaded
-        self._enroller = Enroller(loaded)
+        self._node_netns_fd = netns.open_netns(str(self._node_netns))
+        self._enroller = Enroller(loaded, self._node_netns_fd)
         self._tables = {
             name: TableMap(loaded.maps[name]) for name in ("workloads", "endpoints", "frontends")
         }
         events = loaded.maps["events"]
         self._ring = RingReader(events, bpf.map_info(events).max_entries)
-        raw = bpf.map_lookup(loaded.maps["config"], bytes(4), 16)
-        self._generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
-        self._write_config()
+        size = ctypes.sizeof(structs.Config)
+        raw = bpf.map_lookup(loaded.maps["config"], bytes(4), size)
+        generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
+        self._node_cookie = netns.netns_cookie(self._node_netns_fd)
+        self._policy = PolicyMaps(loaded.maps, generation)
+        self._write_config(generation)
 
-    def _write_config(self) -> None:
+    def _write_config(self, generation: int) -> None:
         exempt = kernel.agent_cgroup_id(self._running.cgroup)
-        value = bytes(structs.Config(exempt, self._generation, 0))
+        value = bytes(structs.Config(exempt, self._node_cookie, generation, 0))
         bpf.map_update(self._running.maps["config"], bytes(4), value)
 
     @property
@@ -127,6 +148,12 @@ class Dataplane:
         if self._enroller is None:
             raise DataplaneError("The dataplane has not been started.")
         return self._enroller
+
+    @property
+    def _judging(self) -> PolicyMaps:
+        if self._policy is None:
+            raise DataplaneError("The dataplane has not been started.")
+        return self._policy
 
     async def _in_thread(self, function: Callable[[], object]) -> None:
         """One at a time, and to its end: a thread must not outlive the descriptors that it uses."""
@@ -155,9 +182,13 @@ class Dataplane:
         *,
         in_sync: bool,
     ) -> None:
+        # A pod must find its policy when it is captured, and an address the class behind it; and
+        # one that gets another number has the old one until it is told.
+        self._judging.apply(tables, self._write_config, in_sync=False)
         changes = rows.map_changes(self._held, tables)
         self._held = None  # until all of it is there
-        writes = sum(self._tables[name].add(change.content) for name, change in changes.items())
+        for name, change in changes.items():
+            self._tables[name].add(change.content)
         gone = self._enrolling.pods.keys() - tables.enrollments.keys() if in_sync else frozenset()
         for row in tables.enrollments.values():
             before = self._enrolling.pods.get(row.key)
@@ -168,12 +199,16 @@ class Dataplane:
             self._remove_pods(tables, changed)
             for name, change in reversed(changes.items()):
                 table, keys = self._tables[name], change.gone
-                writes += table.keep(change.content) if keys is None else table.remove(keys)
+                if keys is None:
+                    table.keep(change.content)
+                else:
+                    table.remove(keys)
+            self._judging.apply(tables, self._write_config, in_sync=True)
             self._forget_series(tables)
             self._held = tables
-        if writes or changed:
-            self._generation = (self._generation + 1) & 0xFFFFFFFF
-            self._write_config()
+            if not self._is_alone:
+                remove_other_versions(self._running)  # every pod has the filters of this one now
+                self._is_alone = True
 
     def _remove_pods(self, tables: Tables, changed: list[EnrolledPod]) -> None:
         gone = [uid for uid in self._enrolling.pods if uid not in tables.enrollments]
@@ -264,6 +299,15 @@ class Dataplane:
         """The map that the core reads after accept(); duplicate it to keep it."""
         return self._running.maps["flow_records"]
 
+    def query_fd(self) -> int:
+        """The program that answers for decide(); duplicate it to keep it."""
+        return self._running.programs["query"]
+
+    @property
+    def generation(self) -> int:
+        """Of the policy in force; it grows with every change."""
+        return self._judging.generation
+
     def pods(self) -> dict[WorkloadUid, EnrolledPod]:
         """Every pod that should be captured, by uid."""
         return dict(self._enroller.pods) if self._enroller else {}
@@ -281,8 +325,11 @@ class Dataplane:
             cgroup=str(self._running.cgroup),
             pins=str(self._pins.root),
             compiled=self._running.compiled,
-            generation=self._generation,
-            entries={name: len(table.have) for name, table in self._tables.items()},
+            generation=self._judging.generation,
+            entries={
+                **{name: len(table.have) for name, table in self._tables.items()},
+                **self._judging.entries,
+            },
             pods={uid: pod.state.value for uid, pod in self.pods().items()},
         )
 
@@ -296,3 +343,4 @@ class Dataplane:
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
+            os.close(self._node_netns_fd)

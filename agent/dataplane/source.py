@@ -9,7 +9,26 @@ from pathlib import Path
 
 __all__ = ["PARTS", "bpf_directory", "include_directory", "joined_source"]
 
-PARTS = ("common.c", "connect.c", "udp.c", "hooks.c", "bind.c", "flows.c", "guard.c")
+PARTS = (
+    "common.c",
+    "decide.c",
+    "dial.c",
+    "connect.c",
+    "udp.c",
+    "hooks.c",
+    "bind.c",
+    "flows.c",
+    "packet.c",
+    "nonce.c",
+    "peering.c",
+    "node.c",
+    "refuse.c",
+    "upkeep.c",
+    "inspect.c",
+    "outgoing.c",
+    "guard.c",
+    "seal.c",
+)
 """The parts in the order in which they are joined: each uses only what stands before it."""
 
 

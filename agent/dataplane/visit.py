@@ -5,13 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.dataplane import listeners, netlink, sysctls
+from agent.dataplane import filters, listeners, netlink, sysctls
+from agent.dataplane.filters import Filter, Side
 from agent.dataplane.listeners import PortConflictError
+from agent.dataplane.netlink import Interface
 from agent.dataplane.plan import CapturePlan, plan_capture
 from agent.dataplane.sysctls import SysctlFlag
 from mesh.model.address import IpAddress, family_of
 
-__all__ = ["Guard", "Sockets", "apply_network", "open_sockets", "reopen_sockets", "undo"]
+__all__ = [
+    "Guard",
+    "Sockets",
+    "apply_network",
+    "host_ends",
+    "open_sockets",
+    "reopen_sockets",
+    "seal",
+    "undo",
+    "unseal",
+]
 
 MAX_GUARDED: Final = 64
 """Interfaces of a pod that get a guard; only a pod with NET_ADMIN can have more, for itself."""
@@ -19,11 +31,16 @@ MAX_GUARDED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The packet program, and the number that tells it whose packets it sees."""
+    """The packet programs of a pod: (fd, the kernel's number) of each, and the pod's slot."""
 
-    program_fd: int
-    program_id: int
+    ingress: tuple[int, int]
+    egress: tuple[int, int]
+    seal: tuple[int, int]
     slot: int
+
+    def filter(self, name: str, side: Side, program: tuple[int, int]) -> Filter:
+        """One of them as it hangs on an interface."""
+        return Filter(name, side, *program, self.slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +125,47 @@ def reopen_sockets(have: Sockets, own: tuple[IpAddress, ...], *, strict: bool) -
     )
 
 
-def apply_network(guard: Guard, own: tuple[IpAddress, ...]) -> None:
-    """Sysctls, rule and route for the mark, and the guard on every interface."""
+def apply_network(guard: Guard, own: tuple[IpAddress, ...]) -> tuple[bool, list[Interface]]:
+    """Sysctls, rule and route for the mark, and the guard on both sides of every interface.
+
+    Returns whether a filter was missing, and the interfaces whose packets are stamped.
+    """
     sysctls.set_sysctls()
     netlink.ensure_mark_route({family_of(address) for address in own})
+    entering = guard.filter("mesh_guard_in", Side.INGRESS, guard.ingress)
+    leaving = guard.filter("mesh_guard_out", Side.EGRESS, guard.egress)
+    missing, stamped = False, []
     for interface in netlink.list_interfaces()[:MAX_GUARDED]:
-        netlink.ensure_guard(interface.index, guard.program_fd, guard.program_id, guard.slot)
+        missing |= filters.ensure_filter(interface.index, entering)
+        if filters.has_room(interface.index, Side.EGRESS):
+            missing |= filters.ensure_filter(interface.index, leaving)
+            stamped.append(interface)
+    return missing, stamped
+
+
+def host_ends(stamped: list[Interface]) -> list[tuple[int, Interface]]:
+    """The numbers of the other ends that are here, the node's network namespace.
+
+    One that has no end here (ipvlan, SR-IOV) is left out: what goes round its guard is not caught.
+    """
+    ends = ((netlink.host_end_of(interface), interface) for interface in stamped)
+    return [(index, interface) for index, interface in ends if index is not None]
+
+
+def seal(guard: Guard, ends: list[tuple[int, Interface]]) -> None:
+    """The seal at these ends; runs in the node's network namespace."""
+    sealing = guard.filter("mesh_seal", Side.INGRESS, guard.seal)
+    for index, _interface in ends:
+        filters.ensure_filter(index, sealing)
+
+
+def unseal(guard: Guard) -> None:
+    """Undoes seal(); runs in the node's network namespace."""
+    filters.remove_filters(guard.slot, {guard.seal[1]})
 
 
 def undo(changed: SysctlFlag) -> None:
     """Undoes apply_network()."""
-    netlink.remove_guards()
+    filters.remove_filters()
     netlink.remove_mark_route()
     sysctls.restore_sysctls(changed)

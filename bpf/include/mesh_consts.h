@@ -24,6 +24,21 @@
 #ifndef MESH_MAX_WORKLOADS
 #define MESH_MAX_WORKLOADS 262144 /* addresses of the cluster */
 #endif
+#ifndef MESH_MAX_SUBJECTS
+#define MESH_MAX_SUBJECTS 262144 /* two buffers of 131,072 workloads */
+#endif
+#ifndef MESH_MAX_POLICY_SETS
+#define MESH_MAX_POLICY_SETS 16384
+#endif
+#ifndef MESH_MAX_CLASS_MASKS
+#define MESH_MAX_CLASS_MASKS 262144 /* 152 bytes an entry */
+#endif
+#ifndef MESH_MAX_CIDR_MASKS
+#define MESH_MAX_CIDR_MASKS 131072
+#endif
+#ifndef MESH_MAX_PORT_MASKS
+#define MESH_MAX_PORT_MASKS 131072
+#endif
 /*
  * Records wait here from connect() to the agent's accept(). A pod can leave no more of them than
  * its capture listeners have room in their queues (4 ports x 2 families x 4096), so that no pod
@@ -38,6 +53,13 @@
 /* Nonces of one pod on their way: a SYN needs microseconds, a lost one is aged by the agent. */
 #ifndef MESH_NONCE_QUOTA
 #define MESH_NONCE_QUOTA 16384
+#endif
+#ifndef MESH_MAX_PEERINGS
+#define MESH_MAX_PEERINGS 524288
+#endif
+/* Handshakes and flows without sockets that one pod may have remembered at a time. */
+#ifndef MESH_PEERING_QUOTA
+#define MESH_PEERING_QUOTA 32768
 #endif
 #ifndef MESH_MAX_TRAFFIC
 #define MESH_MAX_TRAFFIC 65536 /* 48 bytes an entry and CPU */
@@ -54,7 +76,27 @@
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_IGMP 2
+#define IPPROTO_DCCP 33
 #define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+
+/* RFC 792, RFC 4443, RFC 4861, RFC 2710 and 3810 */
+#define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_ECHO_REQUEST 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_PARAMETER_PROBLEM 4
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+#define ICMPV6_MLD_QUERY 130
+#define ICMPV6_MLD_DONE 132
+#define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_REDIRECT 137
+#define ICMPV6_MLD_REPORT2 143
 
 /* Where peers reach a pod: the agent listens there, in the pod, on the pod's own addresses. */
 #define HBONE_PORT 15008
@@ -75,6 +117,7 @@
 #define NONCE_SHORT_MASK ((1ULL << 40) - 1)
 
 #define TCP_FLAGS_SYN 0x02
+#define TCP_FLAGS_RST 0x04
 #define TCP_FLAGS_ACK 0x10
 
 #endif

@@ -7,6 +7,7 @@
 #define MESH_MAPS_H
 
 #include "mesh_consts.h"
+#include "mesh_policy.h"
 #include "mesh_types.h"
 
 #define MESH_MAP(type, key, value, name, entries, flags)                                           \
@@ -33,12 +34,24 @@ MESH_MAP("hash", u64, struct enrollment, enrollments, MESH_MAX_ENROLLMENTS, BPF_
 MESH_MAP("hash", struct device_capture_key, struct address, device_captures,
 	 MESH_MAX_ENROLLMENTS *MESH_DEVICE_CAPTURES, BPF_F_NO_PREALLOC);
 MESH_MAP("hash", u32, struct guarded_pod, guarded_pods, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct pod_address_key, u32, pod_addresses, MESH_MAX_ENROLLMENTS * 8,
+	 BPF_F_NO_PREALLOC);
 MESH_MAP("hash", struct frontend_key, struct frontend, frontends, MESH_MAX_FRONTENDS,
 	 BPF_F_NO_PREALLOC);
 MESH_MAP("hash", struct endpoint_key, struct endpoint, endpoints, MESH_MAX_ENDPOINTS,
 	 BPF_F_NO_PREALLOC);
 MESH_MAP("hash", struct address, struct workload, workloads, MESH_MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct subject_key, struct subject, subjects, MESH_MAX_SUBJECTS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u32, struct policy_set, policy_sets, MESH_MAX_POLICY_SETS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct class_mask_key, struct class_mask, class_masks, MESH_MAX_CLASS_MASKS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("lpm_trie", struct cidr_mask_key, struct rule_mask, cidr_masks, MESH_MAX_CIDR_MASKS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("lpm_trie", struct port_mask_key, struct rule_mask, port_masks, MESH_MAX_PORT_MASKS,
+	 BPF_F_NO_PREALLOC);
 MESH_MAP("hash", u64, u64, nonces_aged, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u64, u64, peerings_aged, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
 
 /* Live state: written by the kernel half, read and aged by the agent. */
 MESH_MAP("hash", struct flow_key, struct flow_record, flow_records, MESH_MAX_FLOW_RECORDS,
@@ -47,6 +60,11 @@ MESH_MAP("hash", u64, struct nonce_record, nonces, MESH_MAX_NONCES, BPF_F_NO_PRE
 MESH_MAP("hash", u64, struct nonce_quota, nonce_quotas, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
 MESH_MAP("sk_storage", int, struct socket_state, sockets, 0, BPF_F_NO_PREALLOC);
 MESH_MAP("sk_storage", int, struct udp_state, udp_sockets, 0, BPF_F_NO_PREALLOC);
+
+MESH_MAP("sk_storage", int, struct judged, judged_sockets, 0, BPF_F_NO_PREALLOC);
+MESH_MAP("hash", struct peering_key, struct peering, peerings, MESH_MAX_PEERINGS,
+	 BPF_F_NO_PREALLOC);
+MESH_MAP("hash", u64, struct nonce_quota, peering_quotas, MESH_MAX_ENROLLMENTS, BPF_F_NO_PREALLOC);
 
 /* What there is to tell. */
 MESH_MAP("percpu_hash", struct traffic_key, struct traffic, traffic, MESH_MAX_TRAFFIC,

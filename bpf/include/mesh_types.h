@@ -88,6 +88,8 @@ struct workload {
 	__u8 pad;
 };
 
+#define ENROLLMENT_FAIL_OPEN (1U << 0) /* no known policy means: may pass */
+
 /* Stored under the pod's netns cookie (__u64). */
 struct enrollment {
 	__u32 workload_id;
@@ -108,6 +110,8 @@ struct device_capture_key {
 	__u8 pad[3];
 };
 
+#define GUARDED_FAIL_OPEN (1U << 31) /* no known policy means: may pass */
+
 /* Whose packets the guard sees: stored under the low 16 bits of its filter's classid (__u32). */
 struct guarded_pod {
 	__u64 netns_cookie;
@@ -116,8 +120,16 @@ struct guarded_pod {
 	__be16 capture_ports[MESH_CAPTURE_PORTS];
 };
 
+/* Which addresses a pod may send from. */
+struct pod_address_key {
+	struct address address;
+	__u32 slot;
+	__u32 ifindex; /* of the host's end of the link that it may send over */
+};
+
 struct config {
 	__u64 agent_cgroup_id; /* exempt from every hook; 0: nobody */
+	__u64 node_netns_cookie;
 	__u32 generation;
 	__u32 pad;
 };
@@ -133,7 +145,9 @@ struct nonce_secret {
 #define SOCKET_REDIRECTED (1U << 0) /* the peer that the application dialled is `original` */
 #define SOCKET_NONCE (1U << 1)	    /* its SYN carries a nonce */
 #define SOCKET_ESTABLISHED (1U << 2)
-#define SOCKET_CLOSED (1U << 3) /* its end has been reported */
+#define SOCKET_CLOSED (1U << 3)	  /* its end has been reported */
+#define SOCKET_NODE (1U << 4)	  /* of the node's own network namespace */
+#define SOCKET_HOST_POD (1U << 5) /* of a pod in the node's network namespace */
 
 /* SK_STORAGE of a socket that the connect hook redirected, or whose traffic it accounts. */
 struct socket_state {
@@ -179,13 +193,15 @@ struct udp_state {
 struct nonce_record {
 	__u64 netns_cookie;
 	__u64 created_ns;
-	__u32 source_workload;
+	__u32 source_workload; /* 0 with NONCE_NODE */
 	__u32 destination_workload;
 	__u32 service_id;
-	__u32 pad;
+	__u32 flags;
 };
 
-/* Under a netns cookie (__u64): nonces made - consumed - aged are outstanding. */
+#define NONCE_NODE (1U << 0) /* a socket of the node's own network namespace */
+
+/* Under a netns cookie (__u64): made - consumed - aged are outstanding. */
 struct nonce_quota {
 	__u64 made;
 	__u64 consumed;
@@ -222,16 +238,23 @@ enum statistic {
 	STATISTIC_NONCES_UNKNOWN = 8, /* a nonce that the kernel did not make, or not for here */
 	STATISTIC_STATE_LOST = 9,     /* no memory for a socket's state */
 	STATISTIC_CAPTURE_PORT_DROPS = 10,
-	STATISTIC_COUNT = 11,
+	STATISTIC_PEERINGS_REFUSED =
+		11,		      /* quota or full map: the handshake or flow has no memory */
+	STATISTIC_SOCKETLESS = 12,    /* TCP for no socket, passed for the kernel to reset */
+	STATISTIC_NODE_ATTESTED = 13, /* SYNs of the node itself */
+	STATISTIC_SEALED = 14,	      /* packets that the seal did not let out of a pod */
+	STATISTIC_DRY_DENIED = 15,    /* passed, but policies in dry run would refuse it */
+	STATISTIC_COUNT = 16,
 };
 
 enum event_kind {
 	EVENT_CONNECTED = 1,   /* by the kernel's direct path, to a workload of the mesh */
 	EVENT_PASSTHROUGH = 2, /* dialled outside the mesh */
 	EVENT_DENIED = 3,
-	EVENT_ATTESTED = 4, /* a SYN arrived whose source the kernel has proven */
-	EVENT_CLOSED = 5,   /* end of a direct connection, with what it carried */
-	EVENT_DROPPED = 6,  /* a packet that the guard refused */
+	EVENT_ATTESTED = 4,   /* a SYN arrived whose source the kernel has proven */
+	EVENT_CLOSED = 5,     /* end of a direct connection, with what it carried */
+	EVENT_DROPPED = 6,    /* a packet that the guard refused */
+	EVENT_DRY_DENIED = 7, /* passed, but policies in dry run would refuse it */
 };
 
 struct event {

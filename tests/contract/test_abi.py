@@ -10,6 +10,7 @@ import pytest
 from agent.abi.layout import MIRRORS, layout_of, parse_probe, probe_source
 from agent.dataplane.source import include_directory
 
+_HEADERS = ("mesh_types.h", "mesh_policy.h")
 _COMPILER = shutil.which("clang") or shutil.which("cc")
 
 
@@ -24,14 +25,18 @@ def test_mirrors_match_the_c_layout(tmp_path: Path) -> None:
     assert parse_probe(output) == layout_of()
 
 
+def _headers() -> str:
+    return "\n".join((include_directory() / name).read_text() for name in _HEADERS)
+
+
 def test_every_c_struct_has_a_mirror() -> None:
-    text = (include_directory() / "mesh_types.h").read_text()
+    text = _headers()
     structs = {line.split()[1] for line in text.splitlines() if line.startswith("struct ")}
     assert structs - {"address"} == set(MIRRORS)
 
 
 def test_every_member_is_mirrored() -> None:
-    text = (include_directory() / "mesh_types.h").read_text()
+    text = _headers()
     for name, mirror in MIRRORS.items():
         body = text.split(f"struct {name} {{\n")[1].split("\n};")[0]
         members = [line.split(";")[0].split()[-1] for line in body.splitlines() if ";" in line]

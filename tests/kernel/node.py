@@ -5,28 +5,41 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 
 from agent.abi import structs
 from agent.abi.codec import decode_address, decode_port, encode_address, encode_port
 from agent.abi.structs import EventKind, FlowRecord
 from agent.dataplane import bpf
 from agent.dataplane.pods import EnrolledPod
+from agent.dataplane.reaper import Reaped, reap
 from agent.dataplane.sink import Dataplane
 from agent.dataplane.telemetry import KernelEvent
+from mesh.compile import IdTable, NodeConfig
+from mesh.compile.policy import PolicyCompiler
+from mesh.model.events import NamespaceAdded, PolicyAdded, WorkloadAdded
 from mesh.model.identity import Identity
+from mesh.model.labels import Labels
+from mesh.model.namespace import Namespace
+from mesh.model.policies import Policy
 from mesh.model.service import Protocol
-from mesh.model.workload import WorkloadUid
+from mesh.model.workload import DATAPLANE_MODE_LABEL, Workload, WorkloadUid
+from mesh.state import MeshState
 from mesh.tables import (
+    NO_SET,
     EndpointKey,
     EndpointRow,
     EnrollmentRow,
     FrontendKey,
     FrontendRow,
+    PeerClass,
     Route,
     ServiceId,
+    SetId,
+    SubjectRow,
     Tables,
     WorkloadId,
     WorkloadRow,
@@ -55,15 +68,35 @@ class Accepted:
         return str(decode_address(self.record.upstream)), decode_port(self.record.upstream_port)
 
 
+class _Compiler(PolicyCompiler):
+    """With the numbers that the test has given to its pods."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[WorkloadUid, WorkloadId] = {}
+        outer = self
+
+        class Ids(IdTable):
+            def workload_id(self, uid: WorkloadUid) -> WorkloadId:
+                return outer.numbers[uid]
+
+        super().__init__(Ids())
+
+
 class Node:
     def __init__(self, lan: Lan, name: str) -> None:
         self.lan = lan
         self.name = name
         self.runner = asyncio.Runner()
-        self.dataplane = Dataplane(name, cgroup=lan.cgroup_name)
+        self.dataplane = self._make()
         self.runner.run(self.dataplane.start())
         self.tables = Tables()
         self._next_id = 100
+        self.compiler = _Compiler()
+
+    def _make(self) -> Dataplane:
+        """The bridge's netns is the node's."""
+        path = Path("/var/run/netns") / self.lan.host
+        return Dataplane(self.name, cgroup=self.lan.cgroup_name, node_netns=path)
 
     def apply(self, tables: Tables | None = None, *, in_sync: bool = True) -> list[EnrolledPod]:
         if tables is not None:
@@ -82,7 +115,7 @@ class Node:
 
     def start_again(self) -> None:
         """The next agent of the same node."""
-        self.dataplane = Dataplane(self.name, cgroup=self.lan.cgroup_name)
+        self.dataplane = self._make()
         self.runner.run(self.dataplane.start())
 
     # Tables
@@ -120,12 +153,30 @@ class Node:
         self.tables = replace(self.tables, enrollments={**self.tables.enrollments, uid: row})
         for address in pod.addresses:
             self.add_workload(str(address), number, Route.DIRECT, enrolled=True, local=True)
+        self.judge(number)
         return number
+
+    def judge(
+        self,
+        number: WorkloadId,
+        ingress: SetId = NO_SET,
+        egress: SetId = NO_SET,
+        peer_class: int = 0,
+    ) -> None:
+        """By these sets; by default everything may pass."""
+        row = SubjectRow(number, PeerClass(peer_class), True, ingress, egress)
+        self.tables = replace(self.tables, subjects={**self.tables.subjects, number: row})
 
     def drop_pod(self, pod: Pod) -> None:
         enrollments = {k: v for k, v in self.tables.enrollments.items() if k != self.uid(pod)}
         workloads = {k: v for k, v in self.tables.workloads.items() if k not in pod.addresses}
         self.tables = replace(self.tables, enrollments=enrollments, workloads=workloads)
+
+    def forget_subject(self, number: WorkloadId) -> None:
+        """As if its policies had not arrived yet."""
+        rows = {key: row for key, row in self.tables.subjects.items() if key != number}
+        self.tables = replace(self.tables, subjects=rows)
+        self.apply()
 
     def add_service(
         self,
@@ -156,6 +207,42 @@ class Node:
         changed: list[EnrolledPod] = []
         self.dataplane._care(changed, deep=deep)
         return changed
+
+    def set_policies(
+        self, *policies: Policy, labels: Mapping[str, dict[str, str]] | None = None
+    ) -> None:
+        """Compiles and applies them; ``labels`` by the name of the pod, also its account."""
+        state = MeshState()
+        state.apply(NamespaceAdded(Namespace("shop", Labels({DATAPLANE_MODE_LABEL: "ambient"}))))
+        for uid, row in self.tables.enrollments.items():
+            name = uid.rsplit("/", 1)[1]
+            own = Labels((labels or {}).get(name, {"app": name}))
+            state.apply(
+                WorkloadAdded(
+                    Workload(
+                        uid=uid,
+                        name=name,
+                        namespace="shop",
+                        identity=row.identity,
+                        node=self.name,
+                        addresses=row.addresses,
+                        labels=own,
+                    )
+                )
+            )
+        state.apply_all(PolicyAdded(policy) for policy in policies)
+        self.compiler.numbers = {u: row.workload_id for u, row in self.tables.enrollments.items()}
+        compiled = self.compiler.compile(state, node=NodeConfig(self.name), judged=True)
+        self.tables = replace(
+            self.tables,
+            subjects=compiled.subjects,
+            policy_sets=compiled.policy_sets,
+            class_masks=compiled.class_masks,
+            cidr_masks=compiled.cidr_masks,
+            port_masks=compiled.port_masks,
+            rules=compiled.rules,
+        )
+        self.apply()
 
     # What is there now
 
@@ -224,6 +311,11 @@ class Node:
                 return found
             time.sleep(0.005)
         return []
+
+    def reap(self, after: float = 0) -> Reaped:
+        """Ages what the kernel half has left, as if that many seconds had passed."""
+        assert self.dataplane._loaded is not None
+        return reap(self.dataplane._loaded.maps, now_ns=time.monotonic_ns() + int(after * 1e9))
 
     def statistic(self, which: structs.Statistic) -> int:
         return self.runner.run(self.dataplane.statistics())[which]

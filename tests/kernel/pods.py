@@ -128,11 +128,16 @@ class Lan:
         self._number = 9
         self.cgroup.mkdir()
         sh(f"ip netns add {self.host}")
+        self.host_fd = os.open(f"/var/run/netns/{self.host}", os.O_RDONLY | os.O_CLOEXEC)
         sh(f"ip -n {self.host} link add br0 type bridge mcast_snooping 0")
         sh(f"ip -n {self.host} addr add 10.230.0.1/16 dev br0")
         sh(f"ip -n {self.host} addr add fd23::1/64 dev br0 nodad")
         sh(f"ip -n {self.host} link set br0 up")
         sh(f"ip -n {self.host} link set lo up")
+
+    def run_on_host(self, function: Callable[[], Result], cgroup: Path | None = None) -> Result:
+        """As a process of the node: outside of the pods' cgroup, if no other is given."""
+        return run_as(cgroup or kernel.cgroup2_mount(), self.host_fd, function)
 
     def pod(self, name: str | None = None, *, number: int | None = None) -> Pod:
         if number is None:
@@ -140,7 +145,7 @@ class Lan:
             number = self._number
         label = name or f"p{number}"
         space = f"nmt-{self.tag}-{label}"
-        v4, v6 = f"10.230.1.{number}", f"fd23::{number:x}"
+        v4, v6 = f"10.230.{1 + number // 256}.{number % 256}", f"fd23::{number:x}"
         port = f"{label[:14]}h"
         sh(f"ip netns add {space}")
         commands = [
@@ -180,6 +185,7 @@ class Lan:
     def close(self) -> None:
         for pod in list(self.pods):
             self.remove(pod)
+        os.close(self.host_fd)
         for path in Path("/var/run/netns").glob(f"nmt-{self.tag}*"):  # also what was half made
             sh(f"ip netns del {path.name}", check=False)
         for directory in (*self.cgroup.glob("*/"), self.cgroup):

@@ -296,7 +296,7 @@ def test_a_denied_destination_fails_at_once(node: Node, make_pod: MakePod) -> No
             client.settimeout(2)
             return client.connect_ex(("10.240.0.9", 80))
 
-    assert pod.run(dial) == errno.EACCES
+    assert pod.run(dial) == errno.EPERM
     (event,) = node.events(EventKind.DENIED)
     assert event.reason is Reason.POLICY_DENY
 

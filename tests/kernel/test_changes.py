@@ -124,6 +124,7 @@ def test_another_identity_or_number_disturbs_no_listener(node: Node, make_pod: M
     pod = make_pod()
     before = node.enrol(pod)[0]
     identity = replace(before.identity, service_account="other")
+    node.judge(WorkloadId(4321))
     _put_row(node, replace(_row(node, pod), identity=identity, workload_id=WorkloadId(4321)))
     after = node.enrolled(pod)
     assert after.identity == identity
@@ -316,6 +317,7 @@ def test_a_pod_by_another_name_stays_captured(node: Node, make_pod: MakePod) -> 
     pod, remote = make_pod(), make_pod()
     before = node.enrol(pod)[0]
     renamed = replace(_row(node, pod), key=WorkloadUid("renamed"), workload_id=WorkloadId(4000))
+    node.judge(renamed.workload_id)
     with _Dialler(node, pod, remote, 0.6) as dialler:
         node.apply(replace(node.tables, enrollments={renamed.key: renamed}))
     found = node.dataplane.pods()

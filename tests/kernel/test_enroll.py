@@ -155,7 +155,7 @@ def test_netns_that_is_not_there_yet(node: Node, make_pod: MakePod) -> None:
 
 def test_address_that_is_not_there_yet(node: Node, make_pod: MakePod) -> None:
     pod = make_pod()
-    pod.sh("ip addr del fd23::{:x}/64 dev eth0".format(int(pod.v4.split(".")[-1])))
+    pod.sh(f"ip addr del {pod.v6}/64 dev eth0")
     node.add_pod(pod)
     node.apply()
     assert node.enrolled(pod).state is EnrollmentState.FAILED
