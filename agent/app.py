@@ -43,6 +43,7 @@ from agent.tunnel.core import CoreSettings, CoreThread, require_core, start_core
 from agent.tunnel.sink import TunnelSink
 from agent.views import Views
 from mesh.compile import NodeConfig
+from mesh.compile.node import DEFAULT_ROOT_NAMESPACE
 from mesh.model.errors import MeshError
 from mesh.model.node import Node
 
@@ -60,18 +61,20 @@ class _SettingsInForce:
     def __init__(self) -> None:
         self._first: AgentSettings | None = None
         self.now = AgentSettings()
+        self.root_namespace = DEFAULT_ROOT_NAMESPACE
         self.on_change: Callable[[], None] = lambda: None
 
     def take(self, mesh_file: MeshFile) -> None:
         """Take the section of a good mesh file; what needs a restart is said."""
-        before, self.now = self.now, mesh_file.agent
+        before, self.now = (self.now, self.root_namespace), mesh_file.agent
+        self.root_namespace = mesh_file.root_namespace
         if self._first is None:
             self._first = self.now
             return
         first = (self._first.certificates, self._first.tunnel)
         if (self.now.certificates, self.now.tunnel) != first:
             log.warning("a change of agent.certificates or agent.tunnel takes a restart")
-        if self.now != before:
+        if (self.now, self.root_namespace) != before:
             self.on_change()
 
 
@@ -128,7 +131,11 @@ async def _run(config: AgentConfig) -> None:
         readiness.done("kernel")
 
         # Tunnel: the Rust core and its threads.
-        core = start_core(_core_settings(mesh_file), flow_records_fd=dataplane.flow_records_fd())
+        core = start_core(
+            _core_settings(mesh_file),
+            flow_records_fd=dataplane.flow_records_fd(),
+            query_fd=dataplane.query_fd(),
+        )
         stack.push_async_callback(core.stop)
         readiness.done("tunnel")
 
@@ -140,7 +147,9 @@ async def _run(config: AgentConfig) -> None:
         stack.callback(observer.close)
         brain = Brain(
             ids=ids,
-            node_config=lambda: NodeConfig(config.node, settings.now.same_node),
+            node_config=lambda: NodeConfig(
+                config.node, settings.now.same_node, settings.root_namespace
+            ),
             sources=[SOURCE_NAME],
             observers=[observer.directory.update],
             inbox=applier.inbox,

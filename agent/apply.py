@@ -64,6 +64,8 @@ class Applier:
         self._certified = asyncio.Event()
         self._tables = Tables()
         self._may_remove = False
+        self._judged = -1
+        """The generation of the policy that the core's streams were judged by."""
         self._wanted: frozenset[Identity] = frozenset()
         self._svids: dict[str, Svid] = {}
         self._waited: set[Identity] = set()
@@ -127,10 +129,18 @@ class Applier:
             log.error("the kernel did not take all of the tables: %s", error)  # noqa: TRY400 - a sentence
             return False
         timing.done(started, time.monotonic())
+        await self._judge_again()
         self._may_remove = compiled.may_remove
         self._check_certified()
         await self._apply_tunnel()
         return True
+
+    async def _judge_again(self) -> None:
+        """What is open in the tunnels must bear the policy that is in force now."""
+        generation = self._dataplane.generation
+        if generation != self._judged:
+            await self._core.call(lambda core: core.judge_again())
+            self._judged = generation
 
     def _want(self, compiled: Compiled) -> None:
         identities = frozenset(compiled.tables.svids)

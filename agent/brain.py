@@ -103,7 +103,8 @@ class Brain:
 
     async def _compile(self) -> None:
         started = time.monotonic()
-        tables = self._compiler.compile(self.state, node=self._node_config())
+        judged = self.state.is_in_sync(self._sources)
+        tables = self._compiler.compile(self.state, node=self._node_config(), judged=judged)
         self.timing.done(started, time.monotonic())
         if not self._collected and self.state.is_in_sync(self._sources):
             self._collected = True
@@ -143,6 +144,8 @@ class Brain:
             log.info("numbers of what is gone were freed", extra={"fields": {"numbers": freed}})
 
     def _warn(self, tables: Tables) -> None:
+        if tables.policy_problem and tables.policy_problem != self.latest.tables.policy_problem:
+            log.error("the policies of before hold on: %s", tables.policy_problem)
         warnings = frozenset(tables.warnings)
         for sentence in sorted(warnings - self._warned):
             log.warning("%s", sentence)

@@ -158,6 +158,7 @@ class Core:
         cls,
         *,
         flow_records_fd: int,
+        query_fd: int,
         workers: int = 0,
         hbone_port: int = 15008,
         congestion_control: str = "",
@@ -178,6 +179,8 @@ class Core:
         self, identity: str, *, chain: list[bytes], private_key: bytes, roots: list[bytes]
     ) -> None:
         """New handshakes of this identity use it; open tunnels live on. ValueError if malformed."""
+    def judge_again(self) -> None:
+        """The policy has changed: open streams that it refuses now end, with its reason."""
     def remove_svid(self, identity: str) -> None: ...
     def put_workload(
         self,

@@ -125,7 +125,7 @@ def require_core() -> None:
         )
 
 
-def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
+def start_core(settings: CoreSettings, *, flow_records_fd: int, query_fd: int) -> CoreThread:
     """Start the workers.
 
     Raises:
@@ -138,6 +138,7 @@ def start_core(settings: CoreSettings, *, flow_records_fd: int) -> CoreThread:
     try:
         core = _hbone.Core(
             flow_records_fd=flow_records_fd,
+            query_fd=query_fd,
             workers=settings.workers,
             hbone_port=HBONE_PORT,
             congestion_control=settings.congestion_control,

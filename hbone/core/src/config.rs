@@ -2,7 +2,9 @@
 //! Settings of the core and the limits it works within.
 
 use hbone_proto::{Millis, PoolConfig};
+use hbone_sys::verdict::{Unjudged, Verdicts};
 use hbone_tls::{MAX_PLAINTEXT, OVERHEAD};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a caller may choose. The defaults are those of the Python surface.
@@ -32,6 +34,9 @@ pub struct Config {
     /// Outbound tunnels of one pod beyond which its own idle ones make room for new ones, longest
     /// idle first. 500 as ztunnel (its pool size of one pod). Divided among the workers.
     pub pod_tunnels: usize,
+    /// What the policy says of a connection. The default lets everything pass: for a core without
+    /// a kernel half.
+    pub verdicts: Arc<dyn Verdicts>,
     /// How long a worker looks for more before it sleeps, where that has paid lately; 0 is never.
     pub spin: Duration,
 }
@@ -49,6 +54,7 @@ impl Default for Config {
             pending_limit: 256 << 20,
             records_per_key: u64::MAX,
             pod_tunnels: 500,
+            verdicts: Arc::new(Unjudged),
             spin: Duration::ZERO,
         }
     }

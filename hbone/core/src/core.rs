@@ -220,6 +220,11 @@ impl Core {
         self.tell_all(|| Message::Shuffle)
     }
 
+    /// The policy has changed: open streams that it refuses now are ended, with its reason.
+    pub fn judge_again(&self) -> Result<(), Error> {
+        self.tell_all(|| Message::JudgeAgain)
+    }
+
     /// GOAWAY everywhere, no new connections; returns when nothing is open any more, at the latest
     /// a moment after the deadline.
     pub fn drain(&self, deadline: Duration) -> Result<(), Error> {

@@ -32,6 +32,8 @@ pub(crate) enum Message {
     Drain(Duration, Sender<()>),
     /// Every tunnel that may goes to the next worker.
     Shuffle,
+    /// The policy has changed: every stream is judged again.
+    JudgeAgain,
     /// Listens no more; the sockets wait for whoever else holds them.
     Deafen(Sender<()>),
     Stop,

@@ -7,6 +7,7 @@ use crate::records;
 use hbone_core::{Config, EventKind, Listeners, Workload};
 use hbone_sys::flow::BpfFlowRecords;
 use hbone_sys::socket;
+use hbone_sys::verdict::BpfVerdicts;
 use hbone_tls::Svid;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -25,7 +26,7 @@ type PeerTuple = (u32, Vec<String>, Vec<String>);
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, flow_records_fd, workers = 0, hbone_port = 15008, congestion_control = "",
+        *, flow_records_fd, query_fd, workers = 0, hbone_port = 15008, congestion_control = "",
         max_events = 65536, half_close_idle_ms = 300_000, pool_idle_ms = 300_000,
         connect_timeout_ms = 10_000, spin_us = 0
     ))]
@@ -33,6 +34,7 @@ impl Core {
     fn new(
         py: Python<'_>,
         flow_records_fd: i32,
+        query_fd: i32,
         workers: usize,
         hbone_port: u16,
         congestion_control: &str,
@@ -45,6 +47,7 @@ impl Core {
         let map = duplicate("flow_records_fd", flow_records_fd)?;
         let records = BpfFlowRecords::new(map)
             .map_err(|error| raise(hbone_core::Error::System("flow_records_fd", error)))?;
+        let verdicts = BpfVerdicts::new(duplicate("query_fd", query_fd)?);
         let config = Config {
             workers,
             hbone_port,
@@ -53,6 +56,7 @@ impl Core {
             half_close_idle: Duration::from_millis(half_close_idle_ms),
             pool_idle: Duration::from_millis(pool_idle_ms),
             connect_timeout: Duration::from_millis(connect_timeout_ms),
+            verdicts: Arc::new(verdicts),
             spin: Duration::from_micros(spin_us),
             ..Config::default()
         };
@@ -99,6 +103,10 @@ impl Core {
         }
         py.detach(|| self.0.put_svid(identity, &svid))
             .map_err(raise)
+    }
+
+    fn judge_again(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.judge_again()).map_err(raise)
     }
 
     fn remove_svid(&self, py: Python<'_>, identity: &str) -> PyResult<()> {

@@ -2,6 +2,7 @@
 //! bpf(2), as far as the core needs it.
 
 use crate::flow::{FlowKey, FlowRecord};
+use crate::verdict::{Verdict, VerdictQuery};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -47,6 +48,65 @@ pub(crate) fn lookup_and_delete(map: &OwnedFd, key: &FlowKey) -> io::Result<Opti
         error if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         error => Err(error),
     }
+}
+
+/// Runs `mesh_query` once: its packet is a query with room for the verdict behind it.
+pub(crate) fn run_query(program: &OwnedFd, query: &VerdictQuery) -> io::Result<Verdict> {
+    /// `BPF_PROG_TEST_RUN` of `enum bpf_cmd`.
+    const TEST_RUN: libc::c_int = 10;
+    /// `TC_ACT_OK` of <linux/pkt_cls.h>: the program has answered.
+    const ANSWERED: u32 = 0;
+    /// The members of `union bpf_attr.test` up to `duration`.
+    #[repr(C)]
+    struct TestAttr {
+        program: u32,
+        returned: u32,
+        size_in: u32,
+        size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Packet {
+        query: VerdictQuery,
+        verdict: Verdict,
+    }
+    let sent = Packet {
+        query: *query,
+        verdict: Verdict::default(),
+    };
+    let mut answer = Packet::default();
+    let mut attr = TestAttr {
+        program: program.as_raw_fd() as u32,
+        returned: 0,
+        size_in: size_of::<Packet>() as u32,
+        size_out: size_of::<Packet>() as u32,
+        data_in: std::ptr::from_ref(&sent) as u64,
+        data_out: std::ptr::from_mut(&mut answer) as u64,
+        repeat: 1,
+        duration: 0,
+    };
+    // SAFETY: `attr` is the start of union bpf_attr and its true size is passed. The kernel reads
+    // size_in bytes at `data_in` and writes at most size_out bytes at `data_out`, which are their
+    // sizes; both outlive the call. Any bit pattern is a valid Packet: it holds integers only.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            TEST_RUN,
+            std::ptr::from_mut(&mut attr),
+            size_of::<TestAttr>(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if attr.returned != ANSWERED || attr.size_out as usize != size_of::<Packet>() {
+        return Err(io::Error::other("the query program gave no answer"));
+    }
+    Ok(answer.verdict)
 }
 
 /// Key and value size of a map, from `bpf_obj_get_info_by_fd`.

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod netns;
 pub mod poll;
 pub mod socket;
+pub mod verdict;
 
 mod bpf;
 mod sockopt;

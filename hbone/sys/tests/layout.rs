@@ -2,6 +2,7 @@
 //! The mirrors have the size and offsets that a C compiler gives to mesh_types.h.
 
 use hbone_sys::flow::{FlowKey, FlowRecord};
+use hbone_sys::verdict::{Verdict, VerdictQuery};
 use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::path::Path;
@@ -47,12 +48,27 @@ fn mirrors_match_the_header() {
         flags,
         created_ns
     );
+    let (query, query_c) = layout!(
+        VerdictQuery,
+        "verdict_query",
+        subject,
+        peer,
+        port,
+        protocol,
+        direction,
+        pad,
+        flags,
+        address
+    );
+    let (verdict, verdict_c) = layout!(
+        Verdict, "verdict", reason, generation, set_id, rule, dry_rule, flags, peer_class, pad
+    );
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bpf/include");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (directory.join("layout.c"), directory.join("layout"));
     let text = format!(
-        "#include <stddef.h>\n#include <stdio.h>\n#include \"mesh_types.h\"\n\
-         int main(void)\n{{\n{key_c}{record_c}return 0;\n}}\n"
+        "#include <stddef.h>\n#include <stdio.h>\n#include \"mesh_policy.h\"\n\
+         int main(void)\n{{\n{key_c}{record_c}{query_c}{verdict_c}return 0;\n}}\n"
     );
     std::fs::write(&source, text).unwrap();
     let mut compiler = Command::new("cc");
@@ -64,5 +80,8 @@ fn mirrors_match_the_header() {
         .arg(&source);
     assert!(built.status().expect("a C compiler (cc)").success());
     let output = Command::new(&program).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), key + &record);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        key + &record + &query + &verdict
+    );
 }

@@ -87,6 +87,8 @@ class Machine:
         self.wanted: set[Identity] = set()
         self.updates: asyncio.Queue[SvidEvent] = asyncio.Queue()
         self.issues_at_once = True
+        self.generation = 1
+        self.judgements = 0
 
     # dataplane
     async def apply(self, tables: Tables, *, in_sync: bool) -> list[Any]:
@@ -108,6 +110,9 @@ class Machine:
     # core
     async def call(self, action: Callable[[Any], Any]) -> Any:
         return action(self)
+
+    def judge_again(self) -> None:
+        self.judgements += 1
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith(("put_", "remove_")):

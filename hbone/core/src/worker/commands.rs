@@ -74,6 +74,7 @@ impl Worker {
                 self.end_waiting(|_| true, Reason::Draining);
                 self.next_tick = self.now;
             }
+            Message::JudgeAgain => self.judge_again(),
             Message::Shuffle => {
                 // At the end of this wake: now a tunnel may be in the middle of something.
                 self.meter.shuffles = true;

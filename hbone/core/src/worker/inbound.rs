@@ -107,7 +107,7 @@ impl Worker {
         let about = self.about_request(tunnel, request);
         let dialled = match self.check_authority(tunnel, &request.authority) {
             Ok(()) if !self.may_begin_stream(about.workload.id) => Err(Reason::ResourceLimit),
-            Ok(()) => self.dial_app(&about),
+            Ok(()) => self.judge(&about).and_then(|()| self.dial_app(&about)),
             Err(reason) => Err(reason),
         };
         match dialled {

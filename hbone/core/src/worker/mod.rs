@@ -21,6 +21,7 @@ mod cutoff;
 mod deadlines;
 mod deliver;
 mod inbound;
+mod judge;
 mod load;
 mod moving;
 mod outbound;

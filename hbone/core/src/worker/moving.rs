@@ -122,6 +122,8 @@ impl Worker {
             self.stream_event(stream, EventFlags::empty());
         }
         self.turn_again(handle);
+        // The policy may have changed while it was under way, unseen by both workers.
+        self.judge_again();
     }
 
     fn adopt_stream(&mut self, tunnel: Handle, key: StreamKey, mut stream: Stream) -> Handle {
