@@ -13,6 +13,8 @@ from mesh.model.events import (
     NamespaceRemoved,
     NodeAdded,
     NodeRemoved,
+    PolicyAdded,
+    PolicyRemoved,
     ServiceAdded,
     ServiceRemoved,
     WorkloadAdded,
@@ -32,16 +34,17 @@ def changes(have: MeshFile | None, want: MeshFile) -> list[Event]:
     Additions in the order of the file, what is referred to first; then removals the other way
     round.
     """
-    nodes, namespaces, workloads, services = (
-        (have.nodes, have.namespaces, have.workloads, have.services)
+    nodes, namespaces, workloads, services, policies = (
+        (have.nodes, have.namespaces, have.workloads, have.services, have.policies)
         if have is not None
-        else ((), (), (), ())
+        else ((), (), (), (), ())
     )
     parts = [
         _compare(nodes, want.nodes, lambda n: n.name, NodeAdded, NodeRemoved),
         _compare(namespaces, want.namespaces, lambda n: n.name, NamespaceAdded, NamespaceRemoved),
         _compare(workloads, want.workloads, lambda w: w.uid, WorkloadAdded, WorkloadRemoved),
         _compare(services, want.services, lambda s: s.key, ServiceAdded, ServiceRemoved),
+        _compare(policies, want.policies, lambda p: p.key, PolicyAdded, PolicyRemoved),
     ]
     events: list[Event] = [event for added, _ in parts for event in added]
     events += [event for _, removed in reversed(parts) for event in removed]
@@ -71,11 +74,13 @@ class Keeper:
         nodes = {node.name: node for node in have.nodes}
         namespaces = {namespace.name: namespace for namespace in have.namespaces}
         services = {service.key: service for service in have.services}
+        policies = {policy.key: policy for policy in have.policies}
         return replace(
             want,
             nodes=tuple(_keep(nodes, want.nodes, lambda node: node.name)),
             namespaces=tuple(_keep(namespaces, want.namespaces, lambda one: one.name)),
             services=tuple(_keep(services, want.services, lambda service: service.key)),
+            policies=tuple(_keep(policies, want.policies, lambda policy: policy.key)),
         )
 
 

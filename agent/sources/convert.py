@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.sources.policies import read_policy
+from agent.sources.policy_fields import Fields
 from agent.sources.problems import FieldPath, MeshFileError, Problem
 from agent.sources.references import check_references
 from agent.sources.schema import check_schema
@@ -26,13 +28,15 @@ from agent.sources.settings import (
     TunnelSettings,
 )
 from agent.sources.yaml_text import Document, parse_yaml
-from mesh.compile.node import SameNode
+from mesh.compile.node import DEFAULT_ROOT_NAMESPACE, SameNode
 from mesh.model.address import IpAddress, parse_unicast_address
 from mesh.model.errors import ModelError
 from mesh.model.identity import Identity
 from mesh.model.labels import Labels
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
+from mesh.model.policies import Policy
+from mesh.model.policy import PolicyName
 from mesh.model.service import Endpoint, Protocol, Service, ServicePort, service_hostname
 from mesh.model.workload import DEFAULT_CLUSTER, Workload, WorkloadPort, pod_uid
 
@@ -92,7 +96,28 @@ class _Converter:
             namespaces=tuple(self._each("namespaces", self._namespace)),
             workloads=tuple(self._each("workloads", self._workload)),
             services=tuple(self._each("services", self._service)),
+            policies=tuple(self._policies()),
+            root_namespace=self._top.get("rootNamespace", DEFAULT_ROOT_NAMESPACE),
         )
+
+    def _policies(self) -> Iterator[Policy]:
+        """Every policy, once each; the names of those that are wrong do not count."""
+        if ("policies",) in self.broken:
+            return
+        fields = Fields(self._document)
+        seen: dict[PolicyName, FieldPath] = {}
+        for index, raw in enumerate(self._top.get("policies", ())):
+            path: FieldPath = ("policies", index)
+            policy = None if path in self.broken else read_policy(fields, raw, path)
+            if policy is None:
+                continue
+            if policy.key in seen:
+                first = fields.origin(seen[policy.key]).line
+                fields.refuse((*path, "metadata", "name"), f"{policy.key} is in line {first} too")
+                continue
+            seen[policy.key] = path
+            yield policy
+        self.problems += fields.problems
 
     def _each(self, section: str, make: Callable[[Raw, FieldPath], T]) -> Iterator[T]:
         """Every entry of a section that is in order."""

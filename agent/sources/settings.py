@@ -4,9 +4,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesh.compile.node import SameNode
+from mesh.compile.node import DEFAULT_ROOT_NAMESPACE, SameNode
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
+from mesh.model.policies import Policy
 from mesh.model.service import Service
 from mesh.model.workload import Workload
 
@@ -78,3 +79,6 @@ class MeshFile:
     namespaces: tuple[Namespace, ...]
     workloads: tuple[Workload, ...]
     services: tuple[Service, ...]
+    policies: tuple[Policy, ...] = ()
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    """Policies of this namespace hold in every namespace."""

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AuthorizationPolicies out of a mesh file (Istio's security API, AuthorizationPolicy).
+
+Fields that only HTTP can answer are kept by their names: the compiler decides what layer 4 makes of
+a rule that has them, and says so.
+"""
+
+from typing import Final
+
+from agent.sources.policy_fields import Fields, Raw
+from agent.sources.problems import FieldPath
+from mesh.model.authorization_policy import (
+    Action,
+    AuthorizationPolicy,
+    AuthorizationRule,
+    Match,
+    MatchKind,
+    Operation,
+    Source,
+)
+
+__all__ = ["authorization_policy"]
+
+_DRY_RUN: Final = "istio.io/dry-run"
+_SOURCE_LAYER7: Final = ("requestPrincipals", "notRequestPrincipals")
+_SOURCE: Final = (
+    *("principals", "notPrincipals", "namespaces", "notNamespaces"),
+    *("serviceAccounts", "notServiceAccounts", "ipBlocks", "notIpBlocks"),
+    *("remoteIpBlocks", "notRemoteIpBlocks"),
+    *_SOURCE_LAYER7,
+)
+_OPERATION_LAYER7: Final = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
+_OPERATION: Final = ("ports", "notPorts", *_OPERATION_LAYER7)
+
+
+def authorization_policy(
+    fields: Fields, raw: Raw, namespace: str, name: str, path: FieldPath
+) -> AuthorizationPolicy | None:
+    """One policy; what is wrong with it is in ``fields.problems``."""
+    where = (*path, "spec")
+    known = ("selector", "targetRef", "targetRefs", "rules", "action", "provider")
+    spec = fields.mapping(raw.get("spec"), where, known)
+    selector = fields.mapping(spec.get("selector"), (*where, "selector"), ("matchLabels",))
+    place = (*where, "selector", "matchLabels")
+    metadata = raw.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    dry_run = isinstance(annotations, dict) and annotations.get(_DRY_RUN) in ("true", True)
+    targets = "targetRef" in spec or "targetRefs" in spec
+    if targets and "selector" in spec:
+        fields.refuse((*where, "selector"), "cannot stand beside targetRefs")
+    action = fields.choice(spec, "action", where, [one.value for one in Action]) or "ALLOW"
+    return AuthorizationPolicy(
+        namespace=namespace,
+        name=name,
+        action=Action(action),
+        selector=fields.labels(selector.get("matchLabels"), place),
+        dry_run=dry_run,
+        targets_waypoint=targets,
+        rules=tuple(
+            _rule(fields, one, namespace, at) for one, at in fields.items(spec, "rules", where)
+        ),
+        origin=fields.origin(path),
+    )
+
+
+def _rule(fields: Fields, value: object, namespace: str, path: FieldPath) -> AuthorizationRule:
+    raw = fields.mapping(value, path, ("from", "to", "when"))
+    sources: list[Source] = []
+    for one, place in fields.items(raw, "from", path):
+        inner = fields.mapping(one, place, ("source",))
+        if not inner.get("source"):
+            fields.refuse(place, "must hold a source with at least one field")
+        sources.append(_source(fields, inner.get("source"), namespace, (*place, "source")))
+    operations: list[Operation] = []
+    for one, place in fields.items(raw, "to", path):
+        inner = fields.mapping(one, place, ("operation",))
+        if not inner.get("operation"):
+            fields.refuse(place, "must hold an operation with at least one field")
+        operations.append(_operation(fields, inner.get("operation"), (*place, "operation")))
+    conditions: list[Source | Operation] = []
+    layer7: list[str] = []
+    for one, place in fields.items(raw, "when", path):
+        inner = fields.mapping(one, place, ("key", "values", "notValues"))
+        key = fields.text(inner, "key", place)
+        if not inner.get("values") and not inner.get("notValues"):
+            fields.refuse(place, "needs values or notValues")
+        condition = _condition(fields, key, inner, namespace, place)
+        if condition is None:
+            layer7.append(key)
+        else:
+            conditions.append(condition)
+    return AuthorizationRule(
+        sources=tuple(sources),
+        operations=tuple(operations),
+        conditions=tuple(conditions),
+        layer7=tuple(layer7),
+        origin=fields.origin(path),
+    )
+
+
+def _source(fields: Fields, value: object, namespace: str, path: FieldPath) -> Source:
+    raw = fields.mapping(value, path, _SOURCE)
+    return Source(
+        principals=_principals(fields, raw, "principals", path),
+        not_principals=_principals(fields, raw, "notPrincipals", path),
+        namespaces=_matches(fields, raw, "namespaces", path),
+        not_namespaces=_matches(fields, raw, "notNamespaces", path),
+        service_accounts=_accounts(fields, raw, "serviceAccounts", namespace, path),
+        not_service_accounts=_accounts(fields, raw, "notServiceAccounts", namespace, path),
+        ip_blocks=fields.networks(raw, "ipBlocks", path),
+        not_ip_blocks=fields.networks(raw, "notIpBlocks", path),
+        remote_ip_blocks=fields.networks(raw, "remoteIpBlocks", path),
+        not_remote_ip_blocks=fields.networks(raw, "notRemoteIpBlocks", path),
+        layer7=tuple(key for key in _SOURCE_LAYER7 if raw.get(key)),
+    )
+
+
+def _operation(fields: Fields, value: object, path: FieldPath) -> Operation:
+    raw = fields.mapping(value, path, _OPERATION)
+    return Operation(
+        ports=_ports(fields, raw, "ports", path),
+        not_ports=_ports(fields, raw, "notPorts", path),
+        layer7=tuple(key for key in _OPERATION_LAYER7 if raw.get(key)),
+    )
+
+
+def _condition(
+    fields: Fields, key: str, raw: Raw, namespace: str, path: FieldPath
+) -> Source | Operation | None:
+    """What layer 4 can answer of ``when`` (Istio, "Authorization Policy Conditions")."""
+    found: Source | Operation | None = None
+    match key:
+        case "source.ip":
+            found = Source(
+                ip_blocks=fields.networks(raw, "values", path),
+                not_ip_blocks=fields.networks(raw, "notValues", path),
+            )
+        case "remote.ip":
+            found = Source(
+                remote_ip_blocks=fields.networks(raw, "values", path),
+                not_remote_ip_blocks=fields.networks(raw, "notValues", path),
+            )
+        case "source.namespace":
+            found = Source(
+                namespaces=_matches(fields, raw, "values", path),
+                not_namespaces=_matches(fields, raw, "notValues", path),
+            )
+        case "source.principal":
+            found = Source(
+                principals=_principals(fields, raw, "values", path),
+                not_principals=_principals(fields, raw, "notValues", path),
+            )
+        case "source.serviceAccount":
+            found = Source(
+                service_accounts=_accounts(fields, raw, "values", namespace, path),
+                not_service_accounts=_accounts(fields, raw, "notValues", namespace, path),
+            )
+        case "destination.port":
+            found = Operation(
+                ports=_ports(fields, raw, "values", path),
+                not_ports=_ports(fields, raw, "notValues", path),
+            )
+        case "destination.ip":
+            fields.refuse(
+                (*path, "key"),
+                "destination.ip is not supported: a policy is selected by the workload it protects",
+            )
+        case _:
+            pass
+    return found
+
+
+def _ports(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[int, ...]:
+    found = (fields.port(value, place) for value, place in fields.items(raw, key, path))
+    return tuple(port for port in found if port is not None)
+
+
+def _matches(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[Match, ...]:
+    return tuple(_match(text) for text in fields.texts(raw, key, path))
+
+
+def _principals(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[Match, ...]:
+    """With and without the scheme, as both are found."""
+    texts = fields.texts(raw, key, path)
+    return tuple(_match(text.removeprefix("spiffe://")) for text in texts)
+
+
+def _match(text: str) -> Match:
+    if text == "*":
+        return Match(MatchKind.PRESENCE)
+    if text.endswith("*"):
+        return Match(MatchKind.PREFIX, text[:-1])
+    if text.startswith("*"):
+        return Match(MatchKind.SUFFIX, text[1:])
+    return Match(MatchKind.EXACT, text)
+
+
+def _accounts(
+    fields: Fields, raw: Raw, key: str, namespace: str, path: FieldPath
+) -> tuple[str, ...]:
+    """``namespace/name``, or a name of the policy's own namespace."""
+    texts = fields.texts(raw, key, path)
+    for index, text in enumerate(texts):
+        if "*" in text or text.count("/") > 1:
+            fields.refuse((*path, key, index), f"{text!r} is not namespace/name or a name")
+    return tuple(text if "/" in text else f"{namespace}/{text}" for text in texts)
