@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from agent.admin.server import Query, View
 from agent.config import AgentConfig, agent_version
 from agent.dataplane.pods import EnrolledPod
+from agent.dataplane.verdicts import ask
 from agent.descriptors import descriptor_trouble
+from agent.explain import Explainer
 from agent.figures import Parts
 from agent.telemetry.log import current_level, set_level
 from agent.tunnel.records import open_record
@@ -59,6 +62,7 @@ class Views:
             "/connections": self.connections,
             "/certificates": self.certificates,
             "/tunnels": self.tunnels,
+            "/explain": self.explain,
             "/tables": self.tables,
             "/log-level": self.log_level,
         }
@@ -123,6 +127,19 @@ class Views:
             ]
 
         return await asyncio.to_thread(describe)
+
+    async def explain(self, query: Query) -> Any:
+        """Why one workload may or may not reach another."""
+        brain, program = self._parts.brain, self._parts.dataplane.query_fd()
+        explainer = Explainer(
+            brain.state, brain.latest.tables, self._config.node, partial(ask, program)
+        )
+        return explainer.explain(
+            query.get("from", ""),
+            query.get("to", ""),
+            port=_number(query, "port", 0),
+            protocol=query.get("protocol", "TCP"),
+        )
 
     async def services(self, _query: Query) -> Any:
         """Every service that is known, with its ports and how many endpoints are behind them."""
@@ -223,8 +240,9 @@ class Views:
             for status in parts.pki.status()
             if status.last_error
         ]
-        short = descriptor_trouble()
-        return [*([short] if short else []), *found, *parts.brain.latest.tables.warnings]
+        tables = parts.brain.latest.tables
+        worst = [one for one in (tables.policy_problem, descriptor_trouble()) if one]
+        return [*worst, *found, *tables.warnings]
 
 
 def _number(query: Query, name: str, default: int) -> int:

@@ -63,6 +63,15 @@ _COMMANDS: Final = (
         "(HBONE, mutual TLS) or passthrough (one end is outside the mesh).",
     ),
     _Command("certificates", "cli.show", "list the certificates that an agent holds"),
+    _Command(
+        "explain",
+        "cli.explain",
+        "say why a connection is allowed or refused",
+        "Ask the kernel of a node what its policy says of a connection, and name the rule that "
+        "decides with its file and line. A node answers for its own pods: the sender's says "
+        "whether it may send, the receiver's whether it may enter. Exit status: 0 allowed, 3 "
+        "refused.",
+    ),
     _Command("tunnels", "cli.show", "list the open HBONE connections of a node"),
     _Command("config", "cli.config", "check a mesh file"),
     _Command(

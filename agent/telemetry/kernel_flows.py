@@ -81,6 +81,7 @@ _ATTESTED: Final = int(EventKind.ATTESTED)
 _CLOSED: Final = int(EventKind.CLOSED)
 _PASSTHROUGH: Final = int(EventKind.PASSTHROUGH)
 _DROPPED: Final = int(EventKind.DROPPED)
+_DRY_DENIED: Final = int(EventKind.DRY_DENIED)
 
 _Direction = Literal["outbound", "inbound"]
 _Make = Callable[[], ConnectionRecord]
@@ -117,7 +118,7 @@ class KernelFlows:
                 _put(self._connected, raw[_ADDRESSES] + raw[_PORTS], raw)
             elif kind == _ATTESTED:
                 _put(self._attested, raw[_ADDRESSES] + raw[_PORTS], raw)
-            else:
+            elif kind != _DRY_DENIED:  # it passed, and is told of by what it opened
                 make = partial(self._single, raw, kind, now)
                 path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
                 ended.append(EndedLater(path, now, raw[_REASON] == _NOTHING, make))
