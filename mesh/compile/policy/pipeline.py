@@ -240,12 +240,20 @@ def _features(workload: Workload, namespace_labels: Labels, looks: _Looks) -> Fe
         labels=restrict(workload.labels, looks.labels) if looks.labels else NO_LABELS,
         ports=tuple(
             sorted(
-                (port.name, int(port.protocol), port.port)
-                for port in workload.ports
-                if (port.name, int(port.protocol)) in looks.ports
+                (name, protocol, number)
+                for (name, protocol), number in _own_ports(workload).items()
+                if (name, protocol) in looks.ports
             )
         ),
     )
+
+
+def _own_ports(workload: Workload) -> dict[tuple[str, int], int]:
+    """Named ports; of a name that containers share, the first, as ``Workload.port_named`` says."""
+    found: dict[tuple[str, int], int] = {}
+    for port in workload.ports:
+        found.setdefault((port.name, int(port.protocol)), port.port)
+    return found
 
 
 def _namespace_labels(state: MeshState, workload: Workload, looks: _Looks) -> Labels:
@@ -260,8 +268,7 @@ def _named_ports(state: MeshState, wanted: frozenset[tuple[str, int]]) -> NamedP
     numbers: dict[tuple[str, int], set[int]] = {}
     if wanted:
         for workload in state.workloads.values():
-            for port in workload.ports:
-                key = (port.name, int(port.protocol))
+            for key, number in _own_ports(workload).items():
                 if key in wanted:
-                    numbers.setdefault(key, set()).add(port.port)
+                    numbers.setdefault(key, set()).add(number)
     return {key: tuple(sorted(numbers[key])) for key in sorted(numbers)}

@@ -40,6 +40,8 @@ NAMESPACES = ("a", "b", "istio-system")
 APPS = ("x", "y", "z")
 PORTS = (53, 80, 81, 443, 8080)
 PROTOCOLS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
+ASKED = (*PROTOCOLS, 1, 47)
+"""ICMP and GRE too: rules without ports speak of every protocol."""
 ADDRESSES = tuple(
     ip_address(text) for text in ("10.0.0.1", "10.0.1.1", "10.1.0.1", "fd00::1", "fd00:1::1")
 )
@@ -132,6 +134,7 @@ sources = st.builds(
     ip_blocks=blocks,
     not_ip_blocks=blocks,
     remote_ip_blocks=blocks,
+    not_remote_ip_blocks=blocks,
     layer7=st.sampled_from(((), (), ("requestPrincipals",))),
 )
 port_lists = st.lists(st.sampled_from(PORTS), max_size=2).map(tuple)
@@ -209,6 +212,10 @@ def workloads(draw):
                     (),
                     (WorkloadPort("web", 80, Protocol.TCP),),
                     (WorkloadPort("web", 8080, Protocol.UDP),),
+                    (
+                        WorkloadPort("web", 80, Protocol.TCP),
+                        WorkloadPort("web", 81, Protocol.TCP),
+                    ),
                 )
             )
         ),

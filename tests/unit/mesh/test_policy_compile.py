@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_world import ADDRESSES, NODE, ORIGIN, PORTS, PROTOCOLS, made, worlds
+from policy_world import ADDRESSES, ASKED, NODE, ORIGIN, PORTS, made, worlds
 
 from mesh.compile import IdTable
 from mesh.compile.policy import PolicyCompiler
@@ -100,7 +100,7 @@ def asked(draw):
                 peer=peer,
                 address=draw(st.sampled_from(ADDRESSES)),
                 port=draw(st.sampled_from(PORTS)),
-                protocol=draw(st.sampled_from(PROTOCOLS)),
+                protocol=draw(st.sampled_from(ASKED)),
                 egress=draw(st.booleans()),
                 attested=draw(st.booleans()),
                 node=draw(st.sampled_from((False, False, False, True))),
