@@ -111,7 +111,7 @@ def _state(pid: int) -> str:
 
 
 def _entries(world: World, node: str, name: str) -> int:
-    pin = Path("/sys/fs/bpf/nodemesh") / node / "v1" / "maps" / name
+    pin = Path("/sys/fs/bpf/nodemesh") / node / "v2" / "maps" / name
     command = ["bpftool", "-j", "map", "dump", "pinned", str(pin)]
     return len(json.loads(world.cluster.node(node).run(command).stdout))
 
