@@ -7,7 +7,13 @@ from pathlib import Path
 from agent.sources.file import read_mesh_file
 from agent.sources.schema import schema_text
 from mesh.compile import Compiler, IdTable, NodeConfig
-from mesh.model.events import NamespaceAdded, NodeAdded, ServiceAdded, WorkloadAdded
+from mesh.model.events import (
+    NamespaceAdded,
+    NodeAdded,
+    PolicyAdded,
+    ServiceAdded,
+    WorkloadAdded,
+)
 from mesh.state import MeshState
 
 __all__ = ["add_arguments", "run"]
@@ -41,15 +47,25 @@ def _check(path: Path) -> int:
     state.apply_all(NodeAdded(node) for node in found.nodes)
     state.apply_all(WorkloadAdded(workload) for workload in found.workloads)
     state.apply_all(ServiceAdded(service) for service in found.services)
+    state.apply_all(PolicyAdded(policy) for policy in found.policies)
     warnings: dict[str, None] = {}
+    problems: dict[str, None] = {}
     for node in found.nodes:
         same_node = found.agent.same_node
-        tables = Compiler(IdTable()).compile(state, node=NodeConfig(node.name, same_node))
+        config = NodeConfig(node.name, same_node, found.root_namespace)
+        tables = Compiler(IdTable()).compile(state, node=config)
+        if tables.policy_problem:
+            problems[tables.policy_problem] = None
         warnings.update(dict.fromkeys(tables.warnings))
     for warning in warnings:
         print(f"{path}: warning: {warning}")
+    for problem in problems:
+        print(f"{path}: the policies cannot come into force: {problem}")
+    if problems:
+        return 1
     print(
         f"{path}: good: {len(found.nodes)} nodes, {len(found.workloads)} workloads, "
-        f"{len(found.services)} services, trust domain {found.trust_domain}"
+        f"{len(found.services)} services, {len(found.policies)} policies, "
+        f"trust domain {found.trust_domain}"
     )
     return 0

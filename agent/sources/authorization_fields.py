@@ -22,6 +22,8 @@ from mesh.model.authorization_policy import (
 __all__ = ["authorization_policy"]
 
 _DRY_RUN: Final = "istio.io/dry-run"
+_TRUE: Final = ("true", "True", "TRUE", "t", "T", "1", True)
+_FALSE: Final = ("false", "False", "FALSE", "f", "F", "0", False)
 _SOURCE_LAYER7: Final = ("requestPrincipals", "notRequestPrincipals")
 _SOURCE: Final = (
     *("principals", "notPrincipals", "namespaces", "notNamespaces"),
@@ -42,10 +44,10 @@ def authorization_policy(
     spec = fields.mapping(raw.get("spec"), where, known)
     selector = fields.mapping(spec.get("selector"), (*where, "selector"), ("matchLabels",))
     place = (*where, "selector", "matchLabels")
-    metadata = raw.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    dry_run = isinstance(annotations, dict) and annotations.get(_DRY_RUN) in ("true", True)
     targets = "targetRef" in spec or "targetRefs" in spec
+    fields.items(spec, "targetRefs", where, filled=True)
+    if "targetRef" in spec and not (isinstance(spec["targetRef"], dict) and spec["targetRef"]):
+        fields.refuse((*where, "targetRef"), "must be a mapping that names a target")
     if targets and "selector" in spec:
         fields.refuse((*where, "selector"), "cannot stand beside targetRefs")
     action = fields.choice(spec, "action", where, [one.value for one in Action]) or "ALLOW"
@@ -54,7 +56,7 @@ def authorization_policy(
         name=name,
         action=Action(action),
         selector=fields.labels(selector.get("matchLabels"), place),
-        dry_run=dry_run,
+        dry_run=_dry_run(fields, raw, path),
         targets_waypoint=targets,
         rules=tuple(
             _rule(fields, one, namespace, at) for one, at in fields.items(spec, "rules", where)
@@ -63,29 +65,46 @@ def authorization_policy(
     )
 
 
+def _dry_run(fields: Fields, raw: Raw, path: FieldPath) -> bool:
+    """The annotation, as Istio reads a truth value (Go's strconv.ParseBool)."""
+    metadata = raw.get("metadata")
+    if not isinstance(metadata, dict):
+        return False
+    where = (*path, "metadata", "annotations")
+    annotations = metadata.get("annotations")
+    if annotations is not None and not isinstance(annotations, dict):
+        fields.refuse(where, "must be a mapping")
+        return False
+    value = (annotations or {}).get(_DRY_RUN, "false")
+    if value not in (*_TRUE, *_FALSE):
+        fields.refuse((*where, _DRY_RUN), 'must be "true" or "false"')
+    return value in _TRUE
+
+
 def _rule(fields: Fields, value: object, namespace: str, path: FieldPath) -> AuthorizationRule:
     raw = fields.mapping(value, path, ("from", "to", "when"))
     sources: list[Source] = []
-    for one, place in fields.items(raw, "from", path):
+    for one, place in fields.items(raw, "from", path, filled=True):
         inner = fields.mapping(one, place, ("source",))
         if not inner.get("source"):
             fields.refuse(place, "must hold a source with at least one field")
         sources.append(_source(fields, inner.get("source"), namespace, (*place, "source")))
     operations: list[Operation] = []
-    for one, place in fields.items(raw, "to", path):
+    for one, place in fields.items(raw, "to", path, filled=True):
         inner = fields.mapping(one, place, ("operation",))
         if not inner.get("operation"):
             fields.refuse(place, "must hold an operation with at least one field")
         operations.append(_operation(fields, inner.get("operation"), (*place, "operation")))
     conditions: list[Source | Operation] = []
     layer7: list[str] = []
-    for one, place in fields.items(raw, "when", path):
+    for one, place in fields.items(raw, "when", path, filled=True):
         inner = fields.mapping(one, place, ("key", "values", "notValues"))
         key = fields.text(inner, "key", place)
         if not inner.get("values") and not inner.get("notValues"):
             fields.refuse(place, "needs values or notValues")
         condition = _condition(fields, key, inner, namespace, place)
         if condition is None:
+            _layer7(fields, inner, ("values", "notValues"), place)
             layer7.append(key)
         else:
             conditions.append(condition)
@@ -107,11 +126,11 @@ def _source(fields: Fields, value: object, namespace: str, path: FieldPath) -> S
         not_namespaces=_matches(fields, raw, "notNamespaces", path),
         service_accounts=_accounts(fields, raw, "serviceAccounts", namespace, path),
         not_service_accounts=_accounts(fields, raw, "notServiceAccounts", namespace, path),
-        ip_blocks=fields.networks(raw, "ipBlocks", path),
-        not_ip_blocks=fields.networks(raw, "notIpBlocks", path),
-        remote_ip_blocks=fields.networks(raw, "remoteIpBlocks", path),
-        not_remote_ip_blocks=fields.networks(raw, "notRemoteIpBlocks", path),
-        layer7=tuple(key for key in _SOURCE_LAYER7 if raw.get(key)),
+        ip_blocks=fields.networks(raw, "ipBlocks", path, filled=True),
+        not_ip_blocks=fields.networks(raw, "notIpBlocks", path, filled=True),
+        remote_ip_blocks=fields.networks(raw, "remoteIpBlocks", path, filled=True),
+        not_remote_ip_blocks=fields.networks(raw, "notRemoteIpBlocks", path, filled=True),
+        layer7=_layer7(fields, raw, _SOURCE_LAYER7, path),
     )
 
 
@@ -120,7 +139,7 @@ def _operation(fields: Fields, value: object, path: FieldPath) -> Operation:
     return Operation(
         ports=_ports(fields, raw, "ports", path),
         not_ports=_ports(fields, raw, "notPorts", path),
-        layer7=tuple(key for key in _OPERATION_LAYER7 if raw.get(key)),
+        layer7=_layer7(fields, raw, _OPERATION_LAYER7, path),
     )
 
 
@@ -132,13 +151,13 @@ def _condition(
     match key:
         case "source.ip":
             found = Source(
-                ip_blocks=fields.networks(raw, "values", path),
-                not_ip_blocks=fields.networks(raw, "notValues", path),
+                ip_blocks=fields.networks(raw, "values", path, filled=True),
+                not_ip_blocks=fields.networks(raw, "notValues", path, filled=True),
             )
         case "remote.ip":
             found = Source(
-                remote_ip_blocks=fields.networks(raw, "values", path),
-                not_remote_ip_blocks=fields.networks(raw, "notValues", path),
+                remote_ip_blocks=fields.networks(raw, "values", path, filled=True),
+                not_remote_ip_blocks=fields.networks(raw, "notValues", path, filled=True),
             )
         case "source.namespace":
             found = Source(
@@ -170,18 +189,25 @@ def _condition(
     return found
 
 
+def _layer7(fields: Fields, raw: Raw, keys: tuple[str, ...], path: FieldPath) -> tuple[str, ...]:
+    """Those of the fields that stand there; what they hold is checked, and a waypoint's affair."""
+    return tuple(key for key in keys if fields.texts(raw, key, path, filled=True))
+
+
 def _ports(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[int, ...]:
-    found = (fields.port(value, place) for value, place in fields.items(raw, key, path))
+    found = (
+        fields.port(value, place) for value, place in fields.items(raw, key, path, filled=True)
+    )
     return tuple(port for port in found if port is not None)
 
 
 def _matches(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[Match, ...]:
-    return tuple(_match(text) for text in fields.texts(raw, key, path))
+    return tuple(_match(text) for text in fields.texts(raw, key, path, filled=True))
 
 
 def _principals(fields: Fields, raw: Raw, key: str, path: FieldPath) -> tuple[Match, ...]:
     """With and without the scheme, as both are found."""
-    texts = fields.texts(raw, key, path)
+    texts = fields.texts(raw, key, path, filled=True)
     return tuple(_match(text.removeprefix("spiffe://")) for text in texts)
 
 
@@ -199,8 +225,8 @@ def _accounts(
     fields: Fields, raw: Raw, key: str, namespace: str, path: FieldPath
 ) -> tuple[str, ...]:
     """``namespace/name``, or a name of the policy's own namespace."""
-    texts = fields.texts(raw, key, path)
+    texts = fields.texts(raw, key, path, filled=True)
     for index, text in enumerate(texts):
-        if "*" in text or text.count("/") > 1:
+        if "*" in text or text.count("/") > 1 or not all(text.split("/")):
             fields.refuse((*path, key, index), f"{text!r} is not namespace/name or a name")
     return tuple(text if "/" in text else f"{namespace}/{text}" for text in texts)

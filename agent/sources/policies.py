@@ -5,6 +5,7 @@
 ``security.istio.io/v1`` AuthorizationPolicy and PeerAuthentication (Istio's security API).
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,8 @@ __all__ = ["read_policy"]
 _NETWORKING: Final = ("networking.k8s.io/v1",)
 _SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec")
+_PORT_NAME: Final = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9](-?[a-z0-9])*")
+"""A service name (RFC 6335, section 5.1), as Kubernetes takes it for a port: no capitals."""
 _METADATA: Final = ("name", "namespace", "labels", "annotations")
 
 _Make = Callable[[Fields, Raw, str, str, FieldPath], Policy | None]
@@ -102,6 +105,8 @@ def _network_rule(fields: Fields, value: object, path: FieldPath, peers: str) ->
 
 def _network_peer(fields: Fields, value: object, path: FieldPath) -> NetworkPeer | None:
     raw = fields.mapping(value, path, ("podSelector", "namespaceSelector", "ipBlock"))
+    # None is none, as the API has it: a selector that is there but empty selects everything.
+    raw = {key: one for key, one in raw.items() if one is not None}
     if not raw:
         fields.refuse(path, "names no peer: podSelector, namespaceSelector or ipBlock is needed")
         return None
@@ -135,7 +140,10 @@ def _network_port(fields: Fields, value: object, path: FieldPath) -> NetworkPort
     raw = fields.mapping(value, path, ("protocol", "port", "endPort"))
     protocol = fields.choice(raw, "protocol", path, ("TCP", "UDP", "SCTP")) or "TCP"
     port: int | str | None = raw.get("port")
-    if port is not None and not (isinstance(port, str) and not port.isdecimal() and port):
+    if isinstance(port, str) and not port.isdecimal():
+        if not _PORT_NAME.fullmatch(port):
+            fields.refuse((*path, "port"), "must be a port number or a name like http-web")
+    elif port is not None:
         port = fields.port(port, (*path, "port"))
     end = raw.get("endPort")
     end_port = None if end is None else fields.port(end, (*path, "endPort"))
@@ -161,7 +169,9 @@ def _peer_authentication(
         field = (*where, "portLevelMtls", key)
         port = fields.port(key, field)
         mode = _mode(fields, value, field)
-        if port is not None:
+        if any(port == known for known, _ in modes):
+            fields.refuse(field, f"port {port} is given twice", at_key=True)
+        elif port is not None:
             modes.append((port, mode))
     return PeerAuthentication(
         namespace=namespace,

@@ -23,6 +23,7 @@ Raw = dict[str, Any]
 T = TypeVar("T")
 
 _PORT_MAX: Final = 65535
+_PORT_DIGITS: Final = 5
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
@@ -63,15 +64,27 @@ class Fields:
             self.refuse((*path, key), f"unknown field; {hint}", at_key=True)
         return {key: value[key] for key in value.keys() & set(known)}
 
-    def items(self, raw: Raw, key: str, path: FieldPath) -> list[tuple[Any, FieldPath]]:
-        """The elements of a list with their places; empty where it is missing or none."""
+    def items(
+        self, raw: Raw, key: str, path: FieldPath, *, filled: bool = False
+    ) -> list[tuple[Any, FieldPath]]:
+        """The elements of a list with their places; empty where it is missing or none.
+
+        ``filled``: where the field stands it holds something. What a template has left empty would
+        otherwise match everything.
+        """
         value = raw.get(key)
+        if filled and key in raw and value in (None, []):
+            self.refuse((*path, key), "must not be empty; without the field anything matches")
         if value is None:
             return []
         if not isinstance(value, list):
             self.refuse((*path, key), f"must be a list, not {_show(value)}")
             return []
-        return [(one, (*path, key, index)) for index, one in enumerate(value)]
+        found = [(one, (*path, key, index)) for index, one in enumerate(value)]
+        for one, place in found:
+            if one is None:
+                self.refuse(place, "is empty: nothing follows the dash")
+        return [(one, place) for one, place in found if one is not None]
 
     def text(self, raw: Raw, key: str, path: FieldPath, default: str | None = None) -> str:
         """A text; required where there is no default."""
@@ -84,10 +97,12 @@ class Fields:
             self.refuse(path, f'the field "{key}" is missing')
         return default or ""
 
-    def texts(self, raw: Raw, key: str, path: FieldPath) -> tuple[str, ...]:
+    def texts(
+        self, raw: Raw, key: str, path: FieldPath, *, filled: bool = False
+    ) -> tuple[str, ...]:
         """A list of texts."""
         found: list[str] = []
-        for value, place in self.items(raw, key, path):
+        for value, place in self.items(raw, key, path, filled=filled):
             if isinstance(value, str) and value:
                 found.append(value)
             else:
@@ -106,7 +121,9 @@ class Fields:
 
     def port(self, value: object, path: FieldPath) -> int | None:
         """A port number, also written as text (Istio writes them so)."""
-        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        number = value
+        if isinstance(value, str) and len(value) <= _PORT_DIGITS and value.isascii():
+            number = int(value) if value.isdecimal() else value
         if type(number) is int and 1 <= number <= _PORT_MAX:
             return number
         self.refuse(path, f"must be a port from 1 to {_PORT_MAX}, not {_show(value)}")
@@ -123,14 +140,21 @@ class Fields:
         if network is None:
             self.refuse(path, f"must be an address block like 10.0.0.0/8, not {_show(value)}")
             return None
+        text = str(value)
+        if "%" in text or text.partition("/")[2].strip("0123456789"):
+            self.refuse(path, f"{_show(value)} is not an address block like 10.0.0.0/8")
+            return None
         if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
             mapped = int(network.network_address) & 0xFFFFFFFF
             return IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
         return network
 
-    def networks(self, raw: Raw, key: str, path: FieldPath) -> tuple[IpNetwork, ...]:
+    def networks(
+        self, raw: Raw, key: str, path: FieldPath, *, filled: bool = False
+    ) -> tuple[IpNetwork, ...]:
         """A list of address blocks."""
-        found = (self.network(value, place) for value, place in self.items(raw, key, path))
+        items = self.items(raw, key, path, filled=filled)
+        found = (self.network(value, place) for value, place in items)
         return tuple(network for network in found if network is not None)
 
     def labels(self, value: object, path: FieldPath) -> Labels:

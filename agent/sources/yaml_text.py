@@ -21,6 +21,7 @@ __all__ = ["Document", "Position", "parse_yaml"]
 
 _MAX_VALUES: Final = 4_000_000
 _MAX_DEPTH: Final = 32
+_MAX_DIGITS: Final = 128
 _TAGS: Final = "tag:yaml.org,2002:"
 
 Position = tuple[int, int]
@@ -260,7 +261,9 @@ def _scalar_tag(event: _Event, text: str) -> str:
 
 
 def _integer(text: str) -> int | str:
-    """An integer; an explicit tag may hold anything."""
+    """An integer; an explicit tag may hold anything, and no field takes so long a number."""
+    if len(text) > _MAX_DIGITS:
+        return text
     try:
         return int(text.replace("_", ""), 0)
     except ValueError:

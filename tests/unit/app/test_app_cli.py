@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, usage, tables, error sentences, exit status."""
 
+# ruff: noqa: E501 - a policy is a line
+
 import argparse
 import json
 import subprocess
@@ -65,6 +67,46 @@ def test_agent_arguments_become_settings(tmp_path: Path) -> None:
     assert config.paths.state_dir == Path("/run/nodemesh/n1")
     assert config.access_log.sample == 0.1
     assert config.listen.metrics_port == 15020
+
+
+MESH = """\
+apiVersion: nodemesh.io/v1alpha1
+kind: Mesh
+trustDomain: cluster.local
+nodes: [{name: n1, addresses: ["172.31.0.1"]}]
+namespaces: [{name: a, labels: {istio.io/dataplane-mode: ambient}}]
+workloads: [{name: w, namespace: a, node: n1, addresses: [10.0.0.5], netns: /run/netns/w}]
+policies:
+"""
+
+
+def test_config_check_says_what_layer_4_cannot_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(
+        MESH + "  - {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy,"
+        " metadata: {name: p, namespace: a}, spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}}\n"
+    )
+    assert main(["config", "check", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f"AuthorizationPolicy a/p ({file}:8) rules[0] asks for methods" in said
+    assert "1 policies" in said
+
+
+def test_config_check_refuses_policies_that_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = ", ".join(f"{{ipBlock: {{cidr: 10.1.{i >> 8}.{i & 255}/32}}}}" for i in range(513))
+    file = tmp_path / "mesh.yaml"
+    file.write_text(
+        MESH + "  - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,"
+        f" metadata: {{name: p, namespace: a}}, spec: {{podSelector: {{}}, ingress: [{{from: [{peers}]}}]}}}}\n"
+    )
+    assert main(["config", "check", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "a/w is selected by policies with 513 rules" in said
+    assert "good" not in said
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

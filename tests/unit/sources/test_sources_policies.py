@@ -95,6 +95,13 @@ def test_a_network_policy_in_full():
     )
 
 
+def test_a_namespace_selector_that_is_none_is_not_one_that_selects_all():
+    (policy,) = parse(
+        NP % "{podSelector: {}, ingress: [{from: [{namespaceSelector: ~, podSelector: {}}]}]}"
+    )
+    assert policy.ingress[0].peers == (PodPeer(None, EVERYTHING),)
+
+
 def test_an_authorization_policy_in_full():
     (policy,) = parse(
         AP
@@ -204,6 +211,46 @@ def test_a_peer_authentication_in_full():
         (
             PA % "{mtls: {mode: strict}}",
             "spec.mtls.mode: must be UNSET or DISABLE or PERMISSIVE or STRICT",
+        ),
+        (
+            AP % ("", "{rules: [{from: [{source: {principals: []}}]}]}"),
+            "source.principals: must not be empty; without the field anything matches",
+        ),
+        (AP % ("", "{rules: [{from: [{source: {namespaces: }}]}]}"), "namespaces: must not be"),
+        (AP % ("", "{rules: [{to: [{operation: {methods: []}}]}]}"), "methods: must not be empty"),
+        (AP % ("", "{rules: [{to: [{operation: {methods: 3}}]}]}"), "methods: must be a list"),
+        (AP % ("", "{rules: [{from: []}]}"), "rules[0].from: must not be empty"),
+        (AP % ("", "{rules: [~]}"), "rules[0]: is empty: nothing follows the dash"),
+        (AP % ("", "{action: DENY, targetRefs: [], rules: [{}]}"), "targetRefs: must not be empty"),
+        (AP % ("", "{action: DENY, targetRef: ~, rules: [{}]}"), "targetRef: must be a mapping"),
+        (
+            AP % ("", '{rules: [{from: [{source: {notServiceAccounts: ["b/"]}}]}]}'),
+            "'b/' is not namespace/name or a name",
+        ),
+        (
+            AP % (", annotations: {istio.io/dry-run: maybe}", "{rules: [{}]}"),
+            'must be "true" or "false"',
+        ),
+        (NP % "{podSelector: {}, ingress: [~]}", "ingress[0]: is empty: nothing follows the dash"),
+        (
+            NP % "{podSelector: {}, ingress: [{from: [{namespaceSelector: ~}]}]}",
+            "from[0]: names no peer",
+        ),
+        (
+            NP % "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/0.0.0.255}}]}]}",
+            "'10.0.0.0/0.0.0.255' is not an address block",
+        ),
+        *(
+            (
+                NP % f"{{podSelector: {{}}, ingress: [{{ports: [{{port: {huge}}}]}}]}}",
+                "must be a port",
+            )
+            for huge in ("9" * 5000, f'"{"9" * 5000}"', "0x" + "f" * 5000, "Web", "a--b", "a" * 16)
+        ),
+        (
+            PA
+            % '{selector: {matchLabels: {a: b}}, portLevelMtls: {"80": {mode: STRICT}, "080": {mode: DISABLE}}}',
+            "port 80 is given twice",
         ),
         (PA % "{portLevelMtls: {80: {mode: STRICT}}}", "portLevelMtls: needs a selector"),
     ],
