@@ -33,6 +33,7 @@ from agent.memory import Trimmer, configure_memory, freeze_memory
 from agent.observe import Observer
 from agent.pki.ca_settings import CaSettings
 from agent.pki.open import FilesSettings, PkiSettings, open_provider
+from agent.policy_views import PolicyViews
 from agent.readiness import Readiness
 from agent.sources.file import SOURCE_NAME, FileSource
 from agent.sources.settings import AgentSettings, CaCertificates, FileCertificates, MeshFile
@@ -173,9 +174,11 @@ async def _run(config: AgentConfig) -> None:
         gatherer = Gatherer(parts, page)
         stop = asyncio.Event()
         views = Views(config, parts, trust_domain=mesh_file.trust_domain, stop=stop)
+        policy = PolicyViews(config.node, parts)
         admin = AdminServer(
-            views=views.views,
+            views={**views.views, **policy.views},
             actions=views.actions,
+            streams=policy.streams,
             refresh_metrics=gatherer.refresh,
             render_metrics=page.render,
             pending=lambda: readiness.pending,

@@ -86,6 +86,11 @@ class Brain:
         self.latest = Compiled()
         self.timing = Timing()
 
+    @property
+    def node_config(self) -> NodeConfig:
+        """What the rows depend on beside the facts."""
+        return self._node_config()
+
     async def run(self) -> None:
         """Work until cancelled."""
         while True:

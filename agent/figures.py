@@ -22,6 +22,7 @@ from agent.dataplane.sink import Dataplane
 from agent.dataplane.telemetry import TrafficTotal
 from agent.observe import Observer
 from agent.pki.provider import SvidProvider
+from agent.policy_status import policy_status
 from agent.readiness import Readiness
 from agent.sources.file import FileSource
 from agent.telemetry.labels import reason_text
@@ -125,6 +126,7 @@ class Gatherer:
         yield Figure("source_in_sync", float("file" in parts.brain.state.in_sync), source)
         yield Figure("compiles", parts.brain.timing.count, kind="counter")
         yield Figure("compile_seconds", parts.brain.timing.seconds, kind="counter")
+        yield from self._policy_figures()
         for sink, timing in parts.apply_timing.items():
             labels = (("sink", sink),)
             yield Figure("applies", timing.count, labels, "counter")
@@ -134,6 +136,20 @@ class Gatherer:
         yield Figure("access_log_dropped", observer.access_log.dropped, kind="counter")
         yield Figure("log_dropped", dropped_lines(), kind="counter")
         yield Figure("loop_lag_seconds", self._lag)
+
+    def _policy_figures(self) -> Iterable[Figure]:
+        parts = self._parts
+        tables, known = parts.brain.latest.tables, parts.brain.state.policies.values()
+        status = policy_status(tables, known, parts.dataplane.generation)
+        yield Figure("policy_problem", float(bool(status["problem"])))
+        yield Figure("policy_generation", status["generation"])
+        for kind, count in status["policies"].items():
+            yield Figure("policies", count, (("kind", kind),))
+        for what in ("sets", "rules", "classes"):
+            yield Figure("policy_rows", status[what], (("what", what),))
+        for (by, reason), count in parts.observer.feed.refused.items():
+            labels = (("by", by), ("reason", reason_text(reason)))
+            yield Figure("refusals", count, labels, "counter")
 
 
 def _core_figures(stats: "Stats") -> Iterable[Figure]:

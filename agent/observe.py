@@ -3,7 +3,7 @@
 
 ::
 
-    core eventfd ──▶ drain_events ──┬─▶ Ended ─▶ ledger, access log
+    core eventfd ──▶ drain_events ──┬─▶ Ended ─▶ ledger, access log; verdicts ─▶ feed
     kernel ring buffer ─▶ events ───┘
 """
 
@@ -22,6 +22,7 @@ from agent.errors import TunnelError
 from agent.telemetry.access_log import AccessLog
 from agent.telemetry.connections import ConnectionLedger, Ended
 from agent.telemetry.directory import Directory
+from agent.telemetry.feed import Feed
 from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from agent.tunnel.core import CoreThread
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 _LINES_PER_SECOND: Final = 50
 """Of refused handshakes and captures: a stranger who knocks all day must not fill the log."""
 
+_REFUSED_KINDS: Final = frozenset({"handshake_failed", "capture_refused"})
+
 _GATHER_SECONDS: Final = 0.02
 """Pause between two drains: one wake-up for many events, and nobody reads a log faster."""
 
@@ -49,6 +52,7 @@ class Observer:
         self.directory = Directory(grace_seconds=config.series_grace_seconds, clock=time.monotonic)
         self.ledger = ConnectionLedger(kept=config.kept_connections)
         self.flows = KernelFlows(self.directory, decode=decode_event, now=time.time)
+        self.feed = Feed(self.directory, self.flows, now=time.time)
         self.access_log = AccessLog(
             config.access_log, log_format=config.log_format, random=random.random
         )
@@ -73,6 +77,7 @@ class Observer:
             while True:
                 await wait()
                 while events := dataplane.raw_events():
+                    self.feed.kernel(events)
                     self._record(self.flows.observe(events))
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
@@ -90,13 +95,17 @@ class Observer:
     ) -> None:
         now = time.time()
         directory = self.directory
-        self._record([EndedTunnelled(connection, directory, now) for connection in closed])
+        ended = [EndedTunnelled(connection, directory, now) for connection in closed]
+        self.feed.tunnelled(ended)
+        self._record(ended)
         for event in others:
             if event["kind"] == "worker_panicked":
                 raise TunnelError(
                     f"a worker of the tunnel core died: {event.get('detail', '')}. The agent "
                     "stops, so that no connection is served by half a core"
                 )
+            if event["kind"] in _REFUSED_KINDS:
+                self.feed.refused_by_core(event)
             self._log_event(event["kind"], event)
 
     def _log_event(self, kind: str, event: "Event") -> None:

@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, Final
 
 from agent.admin.server import Query, View
 from agent.config import AgentConfig, agent_version
 from agent.dataplane.pods import EnrolledPod
-from agent.dataplane.verdicts import ask
 from agent.descriptors import descriptor_trouble
-from agent.explain import Explainer
 from agent.figures import Parts
+from agent.policy_status import policy_status
 from agent.telemetry.log import current_level, set_level
 from agent.tunnel.records import open_record
 from mesh.model.identity import Identity
@@ -62,7 +60,6 @@ class Views:
             "/connections": self.connections,
             "/certificates": self.certificates,
             "/tunnels": self.tunnels,
-            "/explain": self.explain,
             "/tables": self.tables,
             "/log-level": self.log_level,
         }
@@ -92,6 +89,9 @@ class Views:
             "core": dict(await parts.core.stats()),
             "dataplane": _plain(dataplane),
             "rows": {name: len(rows) for name, rows in _tables(tables).items()},
+            "policy": policy_status(
+                tables, parts.brain.state.policies.values(), parts.dataplane.generation
+            ),
             "sources": [
                 {
                     "name": "file",
@@ -127,19 +127,6 @@ class Views:
             ]
 
         return await asyncio.to_thread(describe)
-
-    async def explain(self, query: Query) -> Any:
-        """Why one workload may or may not reach another."""
-        brain, program = self._parts.brain, self._parts.dataplane.query_fd()
-        explainer = Explainer(
-            brain.state, brain.latest.tables, self._config.node, partial(ask, program)
-        )
-        return explainer.explain(
-            query.get("from", ""),
-            query.get("to", ""),
-            port=_number(query, "port", 0),
-            protocol=query.get("protocol", "TCP"),
-        )
 
     async def services(self, _query: Query) -> Any:
         """Every service that is known, with its ports and how many endpoints are behind them."""

@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,12 +79,34 @@ class AdminClient:
         """POST an action and return its JSON. AdminError if that fails."""
         return self._ask("POST", path)
 
+    def follow(self, path: str) -> Generator[Any]:
+        """GET a stream and yield its values as they come, for as long as the agent sends.
+
+        Raises:
+            AdminError: it was refused, or it has ended.
+
+        """
+        with self._answer("GET", path) as response:
+            # A line without its end is of an agent that died while it wrote.
+            while (line := response.readline()).endswith(b"\n"):
+                if line.strip():
+                    yield json.loads(line)
+        raise AdminError(f"the agent of node {self._node} has ended the stream")
+
     def _ask(self, method: str, path: str) -> Any:
+        with self._answer(method, path) as response:
+            return json.loads(response.read())
+
+    @contextmanager
+    def _answer(self, method: str, path: str) -> Iterator[http.client.HTTPResponse]:
         connection = _UnixConnection(self._socket)
         try:
             connection.request(method, path)
             response = connection.getresponse()
-            body = response.read()
+            if response.status != 200:
+                sentence = _sentence(response.read())
+                raise AdminError(f"the agent of node {self._node} refused {path}: {sentence}")
+            yield response
         except PermissionError as error:
             raise AdminError(f"{self._socket} may only be opened by root") from error
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -91,9 +115,6 @@ class AdminClient:
             raise AdminError(f"the agent of node {self._node} does not answer: {error}") from error
         finally:
             connection.close()
-        if response.status != 200:
-            raise AdminError(f"the agent of node {self._node} refused {path}: {_sentence(body)}")
-        return json.loads(body)
 
 
 def _sentence(body: bytes) -> str:

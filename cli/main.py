@@ -72,6 +72,14 @@ _COMMANDS: Final = (
         "whether it may send, the receiver's whether it may enter. Exit status: 0 allowed, 3 "
         "refused.",
     ),
+    _Command("policies", "cli.show", "list the policies that an agent knows, and whom they select"),
+    _Command(
+        "events",
+        "cli.events",
+        "tell what is refused, as it happens",
+        "Tell which connections and packets of a node's pods were refused, by what and why; with "
+        "--follow as it happens, and what is allowed too.",
+    ),
     _Command("tunnels", "cli.show", "list the open HBONE connections of a node"),
     _Command("config", "cli.config", "check a mesh file"),
     _Command(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nodemesh status | workloads | services | connections | certificates | tunnels``."""
+"""``nodemesh status | workloads | services | connections | certificates | policies | tunnels``."""
 
 import argparse
 import time
@@ -88,6 +88,14 @@ def _state(item: Item) -> str:
     return f"{state}: {detail}" if detail else state
 
 
+def _place(item: Item) -> str:
+    return f"{item['file']}:{item['line']}" if item.get("line") else str(item.get("file", ""))
+
+
+def _sentences(key: str) -> Callable[[Item], str]:
+    return lambda item: "; ".join(str(value) for value in item.get(key, ()))
+
+
 _COLUMNS: Final[Mapping[str, tuple[_Column, ...]]] = {
     "workloads": (
         _Column("NAMESPACE", _text("namespace")),
@@ -123,6 +131,15 @@ _COLUMNS: Final[Mapping[str, tuple[_Column, ...]]] = {
         _Column("SERIAL", _text("serial")),
         _Column("EXPIRES IN", _until("not_after")),
         _Column("RENEWAL IN", _until("renew_at")),
+    ),
+    "policies": (
+        _Column("KIND", _text("kind")),
+        _Column("NAMESPACE", _text("namespace")),
+        _Column("NAME", _text("name")),
+        _Column("PODS HERE", _joined("pods")),
+        _Column("RULES", _text("rules")),
+        _Column("WRITTEN AT", _place),
+        _Column("WARNINGS", _sentences("warnings")),
     ),
     "tunnels": (
         _Column("SEEN", _text("direction")),
@@ -182,6 +199,15 @@ def _counts(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in values.items() if count)
 
 
+def _policy(policy: Mapping[str, Any]) -> str:
+    generation = f"generation {policy['generation']}"
+    if policy["problem"]:
+        return f"what is known does not fit, so that of before holds on: {generation}"
+    known = _counts(policy["policies"]) or "none"
+    made = f"{policy['rules']} rules in {policy['sets']} sets"
+    return f"{known}; {made}; {generation}"
+
+
 def _status(status: Mapping[str, Any]) -> str:
     ready = "ready" if status["ready"] else f"waiting for: {', '.join(status['pending'])}"
     core = status["core"]
@@ -195,6 +221,7 @@ def _status(status: Mapping[str, Any]) -> str:
         ("Tunnels", f"{tunnels}, {core['connections']} connections in them"),
         ("Rows", _counts(status["rows"]) or "none"),
     ]
+    lines.append(("Policy", _policy(status["policy"])))
     for source in status["sources"]:
         state = source["error"] or ("in sync" if source["in_sync"] else "first reading")
         lines.append(("Source", f"{source['name']}: {state}, generation {source['generation']}"))

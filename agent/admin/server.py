@@ -3,7 +3,8 @@
 
 ========================  ==========================================================
 unix socket, mode 0600    GET /status /workloads /services /connections
-                          /certificates /tunnels /tables /log-level,
+                          /certificates /tunnels /tables /log-level
+                          /explain /policies /events /events/follow,
                           POST /log-level?level=L, POST /drain
 TCP 15020                 GET /metrics /healthz
 TCP 15021                 GET /healthz/ready
@@ -28,11 +29,14 @@ from aiohttp import web
 from agent.config import ListenSettings
 from agent.errors import AdminError
 
-__all__ = ["AdminServer", "Query", "View"]
+__all__ = ["AdminServer", "Query", "Stream", "View"]
 
 Query = Mapping[str, str]
 View = Callable[[Query], Awaitable[Any]]
 """A view answers with values that JSON can hold; ValueError says that the query is wrong."""
+
+Stream = Callable[[Query], AsyncIterator[Any]]
+"""A view without an end: values as they come, None to show that it lives. ValueError as a View."""
 
 Render = Callable[[str], tuple[bytes, str]]
 """The metrics page for an Accept header: body and content type."""
@@ -43,6 +47,9 @@ _KEEPALIVE_SECONDS: Final = 75.0
 _BACKLOG: Final = 16
 """Scrapers and a few people: whoever opens more must wait."""
 
+_STREAMS: Final = 8
+"""Readers of streams at once: people who look on, not programs by the hundred."""
+
 
 class AdminServer:
     """The servers; ``running`` holds them open for as long as its block runs."""
@@ -52,12 +59,15 @@ class AdminServer:
         *,
         views: Mapping[str, View],
         actions: Mapping[str, View],
+        streams: Mapping[str, Stream],
         refresh_metrics: Callable[[], Awaitable[None]],
         render_metrics: Render,
         pending: Callable[[], list[str]],
     ) -> None:
         self._views = views
         self._actions = actions
+        self._streams = streams
+        self._streaming = 0
         self._refresh_metrics = refresh_metrics
         self._render_metrics = render_metrics
         self._pending = pending
@@ -90,6 +100,8 @@ class AdminServer:
         app = _application()
         for path, view in self._views.items():
             app.router.add_get(path, self._json(view))
+        for path, stream in self._streams.items():
+            app.router.add_get(path, self._lines(stream))
         for path, action in self._actions.items():
             app.router.add_post(path, self._json(action))
         app.router.add_get("/metrics", self._metrics)
@@ -116,6 +128,25 @@ class AdminServer:
 
         return handle
 
+    def _lines(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """One JSON value a line (ndjson); an empty line for None."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                values = stream(request.query)
+            except ValueError as error:
+                return web.json_response({"error": str(error)}, status=400)
+            if self._streaming >= _STREAMS:
+                sentence = f"{_STREAMS} readers follow already; end one of them"
+                return web.json_response({"error": sentence}, status=503)
+            self._streaming += 1
+            try:
+                return await _send_lines(request, values)
+            finally:
+                self._streaming -= 1
+
+        return handle
+
     async def _metrics(self, request: web.Request) -> web.Response:
         await self._refresh_metrics()
         loop = asyncio.get_running_loop()
@@ -128,6 +159,16 @@ class AdminServer:
         if pending:
             return web.Response(status=503, text=f"not ready: {', '.join(pending)}\n")
         return web.Response(text="ready\n")
+
+
+async def _send_lines(request: web.Request, values: AsyncIterator[Any]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    # A reader that has gone is no trouble, and a write to a slow one waits.
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        async for value in values:
+            await response.write(b"\n" if value is None else _encode(value) + b"\n")
+    return response
 
 
 def _remove_dead(socket: Path) -> None:

@@ -58,6 +58,8 @@ class KernelEvent(Protocol):
     @property
     def service_id(self) -> int: ...  # noqa: D102
     @property
+    def protocol(self) -> int: ...  # noqa: D102
+    @property
     def reason(self) -> int: ...  # noqa: D102
     @property
     def bytes_sent(self) -> int: ...  # noqa: D102
@@ -136,6 +138,14 @@ class KernelFlows:
             if key not in self._connected:
                 makers.append(partial(self._inbound, None, raw, None, 0.0))
         return makers
+
+    def of_one(self, raw: bytes, at: float) -> tuple[ConnectionRecord, int]:
+        """What one event tells by itself, as a record, and its IP protocol."""
+        kind = raw[_KIND]
+        record = self._single(raw, kind, at)
+        if kind == _ATTESTED:
+            record = replace(record, direction="inbound", attested=True)
+        return record, self._decode(raw).protocol
 
     def _close(self, raw: bytes, now: float) -> Iterable[Ended]:
         key = raw[_ADDRESSES] + raw[_PORTS]

@@ -22,7 +22,7 @@ __all__ = ["EndedTunnelled", "closed_record", "open_record", "traffic_totals"]
 class EndedTunnelled:
     """A connection of the tunnel that ended. The core keeps its values until somebody asks."""
 
-    __slots__ = ("_closed", "_directory", "ended_at", "orderly")
+    __slots__ = ("_closed", "_directory", "ended_at", "orderly", "reason")
 
     path: Final = Path.TUNNEL
 
@@ -30,7 +30,8 @@ class EndedTunnelled:
         self._closed = closed
         self._directory = directory
         self.ended_at = ended_at
-        self.orderly = not closed.reason
+        self.reason = closed.reason
+        self.orderly = not self.reason
 
     def make(self) -> ConnectionRecord:
         """Make the record, with the names that the directory has now."""

@@ -2,9 +2,10 @@
 """The admin server over a real unix socket and real ports, asked by the real client."""
 
 import asyncio
+import itertools
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -29,10 +30,11 @@ class Agent:
 
     def __init__(self) -> None:
         self.pending = ["certificates"]
-        self.refreshed = 0
+        self.refreshed = self.told = 0
         self.server = AdminServer(
             views={"/status": self.status, "/bad": self.bad},
             actions={"/drain": self.status},
+            streams={"/follow": self.follow},
             refresh_metrics=self.refresh,
             render_metrics=lambda accept: (f"for {accept}\n".encode(), "text/plain; version=1"),
             pending=lambda: self.pending,
@@ -43,6 +45,17 @@ class Agent:
 
     async def bad(self, _query: Mapping[str, str]) -> Any:
         raise ValueError("limit must be a number")
+
+    def follow(self, query: Mapping[str, str]) -> AsyncIterator[Any]:
+        if "bad" in query:
+            raise ValueError("no such verdict")
+        return self._count()
+
+    async def _count(self) -> AsyncIterator[Any]:
+        for number in itertools.count():
+            yield {"number": number} if number % 2 else None
+            self.told = number
+            await asyncio.sleep(0.01)
 
     async def refresh(self) -> None:
         self.refreshed += 1
@@ -90,6 +103,34 @@ async def test_everything_is_served_and_the_socket_goes_when_the_agent_goes(
     assert not path.exists()
     with pytest.raises(AdminError, match="does not run here"):
         client.get("/status")
+
+
+async def test_a_stream_goes_on_until_its_reader_goes(tmp_path: Path) -> None:
+    agent = Agent()
+    (tmp_path / "node1").mkdir()
+    client = AdminClient("node1", tmp_path)
+    quiet = ListenSettings(metrics_port=0, readiness_port=0)
+
+    def read(lines: Iterator[Any], count: int) -> list[int]:
+        return [line["number"] for line in itertools.islice(lines, count)]
+
+    async with agent.server.running(tmp_path / "node1" / "admin.sock", quiet):
+        with pytest.raises(AdminError, match="no such verdict"):
+            await asyncio.to_thread(lambda: next(client.follow("/follow?bad=1")))
+        readers = [client.follow("/follow") for _ in range(8)]
+        for lines in readers:
+            assert await asyncio.to_thread(read, lines, 3) == [1, 3, 5]
+        with pytest.raises(AdminError, match="8 readers"):
+            await asyncio.to_thread(lambda: next(client.follow("/follow")))
+        for lines in readers:
+            lines.close()
+        async with asyncio.timeout(10):
+            while agent.server._streaming:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        again = client.follow("/follow")
+        assert await asyncio.to_thread(read, again, 1) == [1]
+    with pytest.raises(AdminError, match="ended"):
+        list(again)
 
 
 async def test_a_dead_agents_socket_is_replaced(tmp_path: Path) -> None:

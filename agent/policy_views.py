@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the admin socket answers about policy: why, which policies, and verdicts as they happen."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from agent.abi.structs import Statistic
+from agent.admin.server import Query, Stream, View
+from agent.dataplane.verdicts import ask
+from agent.errors import DataplaneError
+from agent.explain import Explainer
+from agent.figures import Parts
+from agent.telemetry.feed import Told, Verdict
+from mesh.compile.policy.select import Book, Selected
+from mesh.model.address import parse_address
+from mesh.model.errors import InvalidAddressError
+from mesh.model.policies import Policy
+from mesh.model.policy import PolicyName
+from mesh.model.workload import Workload
+from mesh.tables import Tables
+
+__all__ = ["PolicyViews"]
+
+_BEAT_SECONDS: Final = 5.0
+"""A line is sent at least so often: by it a reader knows that the agent lives, and the agent
+learns that a reader has gone."""
+
+_RULES_PER_SECOND: Final = 100
+"""Refusals whose rule is looked for: each costs a system call or two on the event loop."""
+
+
+class PolicyViews:
+    """Answers for GET."""
+
+    def __init__(self, node: str, parts: Parts) -> None:
+        self._node = node
+        self._parts = parts
+        self._second = self._asked = 0
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """GET routes with one answer."""
+        return {"/explain": self.explain, "/policies": self.policies, "/events": self.events}
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """GET routes that go on and on."""
+        return {"/events/follow": self.follow}
+
+    async def explain(self, query: Query) -> Any:
+        """Why one workload may or may not reach another."""
+        port = query.get("port", "0")
+        if not port.isdecimal() or int(port[:6]) > 65535:
+            raise ValueError(f"port must be a number up to 65535, not {port!r}")
+        return self._explainer().explain(
+            query.get("from", ""),
+            query.get("to", ""),
+            port=int(port),
+            protocol=query.get("protocol", "TCP"),
+        )
+
+    async def policies(self, _query: Query) -> Any:
+        """Every policy that is known, and the pods of this node that it selects."""
+        brain = self._parts.brain
+        tables, state = brain.latest.tables, brain.state
+        known = list(state.policies.values())
+        judged = {
+            row.uid: row.key
+            for row in tables.peers.values()
+            if row.key in tables.subjects and tables.subjects[row.key].judged
+        }
+        pods = [workload for workload in state.workloads.values() if workload.uid in judged]
+        book = Book(known, brain.node_config.root_namespace)
+        return await asyncio.to_thread(_describe_policies, known, pods, book, tables)
+
+    async def events(self, query: Query) -> Any:
+        """The last refusals, and what policies in dry run would refuse; oldest first."""
+        wanted = _Wanted(query)
+        told = [one for one in self._parts.observer.feed.recent() if wanted.takes(one)]
+        return [self._with_rule(one) for one in told[-wanted.limit :]]
+
+    def follow(self, query: Query) -> AsyncIterator[Any]:
+        """Verdicts from now on. ValueError where the question is wrong, before anything is sent."""
+        return self._follow(_Wanted(query))
+
+    async def _follow(self, wanted: "_Wanted") -> AsyncIterator[Any]:
+        before = await self._lost()
+        with self._parts.observer.feed.watch(wanted.verdict) as watcher:
+            yield None  # whoever reads this knows that nothing is missed from here on
+            counted = time.monotonic()
+            while True:
+                for told in await watcher.take(_BEAT_SECONDS):
+                    if wanted.takes(told):
+                        yield self._with_rule(told)
+                if time.monotonic() - counted < _BEAT_SECONDS:
+                    continue
+                counted = time.monotonic()
+                lost = await self._lost()
+                news = {name: lost[name] - before[name] for name in lost}
+                news["reader"], watcher.lost = watcher.lost, 0
+                before = lost
+                yield {"lost": news} if any(news.values()) else None
+
+    async def _lost(self) -> dict[str, int]:
+        """What did not get here, ever since, by where it was lost."""
+        statistics = await self._parts.dataplane.statistics()
+        stats = await self._parts.core.stats()
+        return {
+            "kernel": statistics.get(Statistic.EVENTS_LOST, 0),
+            "tunnel": stats["events_dropped"] + stats["events_withheld"],
+        }
+
+    def _explainer(self) -> Explainer:
+        brain, program = self._parts.brain, self._parts.dataplane.query_fd()
+        return Explainer(brain.state, brain.latest.tables, self._node, partial(ask, program))
+
+    def _with_rule(self, told: Told) -> dict[str, Any]:
+        """The verdict with the rule that gives it now, if one does and there is time to ask."""
+        found = {**told.as_json(), "rule": None}
+        if told.verdict is Verdict.ALLOWED or not self._may_ask():
+            return found
+        source = _host(told.source) or told.source_workload
+        host, _, port = told.destination.rpartition(":")
+        try:
+            halves = self._explainer().explain(
+                source, host.strip("[]"), port=int(port or 0), protocol=told.protocol
+            )["directions"]
+        except (ValueError, DataplaneError):
+            return found
+        for half in halves:
+            if half.get("reason") == told.reason:
+                found["direction"] = "outbound" if half["direction"] == "egress" else "inbound"
+                found["rule"] = half["decided_by"]
+                break
+        return found
+
+    def _may_ask(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._asked = second, 0
+        self._asked += 1
+        return self._asked <= _RULES_PER_SECOND
+
+
+class _Wanted:
+    """What of the verdicts somebody wants to see."""
+
+    def __init__(self, query: Query) -> None:
+        verdict = query.get("verdict", "")
+        if verdict and verdict not in set(Verdict):
+            raise ValueError(f"verdict must be one of {', '.join(Verdict)}, not {verdict!r}")
+        limit = query.get("limit", "100")
+        if not limit.isdecimal() or not 0 < int(limit[:9]) <= 10_000:
+            raise ValueError(f"limit must be a number from 1 to 10000, not {limit!r}")
+        self.verdict = Verdict(verdict) if verdict else None
+        self.limit = int(limit)
+        self._source = _end(query.get("from", ""))
+        self._target = _end(query.get("to", ""))
+
+    def takes(self, told: Told) -> bool:
+        """Whether this is one of them."""
+        return (
+            self.verdict in (None, told.verdict)
+            and (not self._source or told.is_from(self._source))
+            and (not self._target or told.is_to(self._target))
+        )
+
+
+def _end(text: str) -> str:
+    """``namespace/name``, or an address as it is always spelt."""
+    if not text or "/" in text:
+        return text
+    try:
+        return str(parse_address(text))
+    except InvalidAddressError:
+        raise ValueError(f"{text!r} is no namespace/name and no address") from None
+
+
+def _host(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0].strip("[]")
+
+
+def _describe_policies(
+    known: list[Policy], pods: list[Workload], book: Book, tables: Tables
+) -> list[dict[str, Any]]:
+    selected: dict[PolicyName, list[str]] = {}
+    for pod in pods:
+        for key in _keys(book.select(pod)):
+            selected.setdefault(key, []).append(f"{pod.namespace}/{pod.name}")
+    rules = Counter(name for name, _ in {(row.policy, row.rule) for row in tables.rules.values()})
+    return [
+        {
+            "kind": policy.key.kind.value,
+            "namespace": policy.key.namespace,
+            "name": policy.key.name,
+            "pods": sorted(selected.get(policy.key, ())),
+            "rules": rules[policy.key],
+            "file": policy.origin.file,
+            "line": policy.origin.line,
+            "warnings": [one for one in tables.warnings if one.startswith(f"{policy.key} (")],
+        }
+        for policy in sorted(known, key=lambda one: one.key)
+    ]
+
+
+def _keys(selected: Selected) -> set[PolicyName]:
+    found = {one.key for one in selected.network}
+    found.update(one.key for one in selected.authorization)
+    found.update(one.key for one in (selected.mode, selected.port_modes) if one is not None)
+    return found
