@@ -2,13 +2,16 @@
 """Labs for the tests: one with agents for the whole session; a bare one where a test makes it."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 from netns_support import Lab, make_lab
+from policy_support import taken
 
 from lab.errors import MissingError
 from lab.host import check_machine, tail
+from lab.process import wait_until
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +49,33 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     yield shared_lab
     dead = [node for node, agent in shared_lab.cluster.agents.items() if not agent.running]
     assert not dead, f"agents died: {dead}"
+
+
+@pytest.fixture
+def policies(lab):
+    """Puts policies into force on every node, with a label on each pod that is its name."""
+
+    def write(document):
+        before = {node: taken(lab, node) for node in (lab.one, lab.two)}
+        lab.cluster.write_mesh(document)
+        wait_until(
+            lambda: all(taken(lab, node) > count for node, count in before.items()),
+            seconds=20,
+            what="both agents to take the policies",
+        )
+        time.sleep(0.3)  # from the file to the kernel and the core
+
+    def apply(*wanted):
+        document = lab.cluster.document()
+        for workload in document["workloads"]:
+            # The time makes each content another, so that it can be seen to be taken.
+            mine = {"pod": workload["name"], "at": str(time.monotonic_ns())}
+            workload.setdefault("labels", {}).update(mine)
+        document["policies"] = list(wanted)
+        write(document)
+
+    yield apply
+    write(lab.cluster.document())
 
 
 @pytest.hookimpl(hookwrapper=True)

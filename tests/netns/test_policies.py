@@ -6,82 +6,21 @@ import time
 
 import pytest
 from netns_support import ENDED, PROGRAMS, STREAMS_PORT
+from policy_support import (
+    CLIENT,
+    FAR,
+    NEAR,
+    STRANGER,
+    STRICT,
+    authorization,
+    network_policy,
+    selector,
+)
 
 from lab.process import wait_until
 from lab.servers import HTTP_PORT
 
 pytestmark = pytest.mark.netns
-
-CLIENT, NEAR, FAR, STRANGER = "shop/client", "shop/web-1", "shop/web-2", "legacy/old-2"
-
-
-def selector(pod):
-    """The label that only this pod has."""
-    return {"matchLabels": {"pod": pod.split("/")[1]}}
-
-
-def network_policy(pod, *, ingress=None, egress=None):
-    spec = {"podSelector": selector(pod), "policyTypes": []}
-    for name, rules in (("ingress", ingress), ("egress", egress)):
-        if rules is not None:
-            spec["policyTypes"].append(name.capitalize())
-            spec[name] = rules
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "np", "namespace": "shop"},
-        "spec": spec,
-    }
-
-
-def authorization(pod, action, *sources):
-    rules = [{"from": [{"source": source} for source in sources]}] if sources else []
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": action.lower(), "namespace": "shop"},
-        "spec": {"selector": selector(pod), "action": action, "rules": rules},
-    }
-
-
-STRICT = {
-    "apiVersion": "security.istio.io/v1",
-    "kind": "PeerAuthentication",
-    "metadata": {"name": "default", "namespace": "shop"},
-    "spec": {"mtls": {"mode": "STRICT"}},
-}
-
-
-def taken(lab, node):
-    """How many contents of the mesh file an agent has taken."""
-    return lab.cluster.admin(node, "/status")["sources"][0]["generation"]
-
-
-@pytest.fixture
-def policies(lab):
-    """Puts policies into force on every node, with a label on each pod that is its name."""
-
-    def write(document):
-        before = {node: taken(lab, node) for node in (lab.one, lab.two)}
-        lab.cluster.write_mesh(document)
-        wait_until(
-            lambda: all(taken(lab, node) > count for node, count in before.items()),
-            seconds=20,
-            what="both agents to take the policies",
-        )
-        time.sleep(0.3)  # from the file to the kernel and the core
-
-    def apply(*wanted):
-        document = lab.cluster.document()
-        for workload in document["workloads"]:
-            # The time makes each content another, so that it can be seen to be taken.
-            mine = {"pod": workload["name"], "at": str(time.monotonic_ns())}
-            workload.setdefault("labels", {}).update(mine)
-        document["policies"] = list(wanted)
-        write(document)
-
-    yield apply
-    write(lab.cluster.document())
 
 
 def get(lab, source, target, version=4):
