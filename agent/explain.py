@@ -19,7 +19,10 @@ from mesh.reasons import EXPLANATIONS, Reason
 from mesh.state import MeshState
 from mesh.tables import Route, RuleKind, RuleRow, Tables, WorkloadId
 
-__all__ = ["Explainer"]
+__all__ = ["WORST_FIRST", "Explainer"]
+
+WORST_FIRST: Final = ("refused", "unknown", "allowed")
+"""Of the verdicts of both directions, the first of these is that of the connection."""
 
 _SHOWN: Final = 20
 _PROTOCOLS: Final[Mapping[str, int]] = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1}
@@ -74,15 +77,15 @@ class Explainer:
             self._half(sender, receiver, here, port, protocol, egress=True),
             self._half(receiver, sender, there, port, protocol, egress=False),
         ]
-        verdicts = [half["verdict"] for half in halves if half["verdict"] != "unknown"]
+        verdicts = {half["verdict"] for half in halves}
         return {
             "source": self._describe(sender, there),
             "destination": {**self._describe(receiver, here), "port": port, "service": service},
             "protocol": protocol,
-            "route": self._route(here),
+            "route": self._route_of(sender, receiver, here, protocol),
             "attested": self._attested(sender, receiver, protocol),
             "directions": halves,
-            "verdict": "refused" if "refused" in verdicts else "allowed" if verdicts else "unknown",
+            "verdict": next(one for one in WORST_FIRST if one in verdicts),
         }
 
     def _end(self, text: str) -> _End:
@@ -133,15 +136,30 @@ class Explainer:
             "node": workload.node,
         }
 
+    def _route_of(self, sender: _End, receiver: _End, address: IpAddress, protocol: str) -> str:
+        """How the sender's node sends it on: only TCP of an enrolled pod is ever captured."""
+        row = self._tables.workloads.get(address)
+        if row is not None and row.route is Route.DENY:
+            return "deny"
+        if protocol != "TCP" or not self._enrolled(sender) or not self._enrolled(receiver):
+            return "direct"
+        ends = [end.workload.node for end in (sender, receiver) if end.workload is not None]
+        if ends[0] == self._node:
+            return self._route(address)
+        # The rows of this node are not those of the sender's.
+        return "tunnel" if len(set(ends)) > 1 else "direct"
+
+    def _enrolled(self, end: _End) -> bool:
+        row = self._tables.workloads.get(end.addresses[0])
+        return end.workload is not None and row is not None and row.enrolled
+
     def _route(self, address: IpAddress) -> str:
         row = self._tables.workloads.get(address)
         return "direct" if row is None else row.route.name.lower()
 
     def _attested(self, sender: _End, receiver: _End, protocol: str) -> str:
         """How the receiver knows who sends."""
-        rows = [self._tables.workloads.get(end.addresses[0]) for end in (sender, receiver)]
-        enrolled = all(row is not None and row.enrolled for row in rows)
-        if protocol != "TCP" or not enrolled:
+        if protocol != "TCP" or not (self._enrolled(sender) and self._enrolled(receiver)):
             return "no"
         nodes = {end.workload.node for end in (sender, receiver) if end.workload is not None}
         direct = len(nodes) == 1 and self._route(receiver.addresses[0]) == Route.DIRECT.name.lower()
@@ -178,7 +196,7 @@ class Explainer:
         workload = subject.workload
         if workload is not None and workload.node != self._node:
             detail = f"its policies are known on its own node: ask --node {workload.node}"
-            return {"verdict": "unknown", "detail": detail}
+            return {"verdict": "unknown", "node": workload.node, "detail": detail}
         return {"verdict": "allowed", "detail": "not a pod of the mesh, so nothing judges it here"}
 
     def _number(self, end: _End) -> WorkloadId:

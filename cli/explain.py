@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from agent.errors import AdminError
 from cli.client import AdminClient, find_node
 from cli.output import add_output_argument, print_data
 
 __all__ = ["add_arguments", "run"]
 
-REFUSED: Final = 3
-"""The exit status of a refusal; 1 is for what could not be asked."""
+STATUS: Final = {"allowed": 0, "refused": 3, "unknown": 4}
+"""Exit status by verdict; 1 is for what could not be asked at all."""
+
+_WORST_FIRST: Final = ("refused", "unknown", "allowed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, print, and return 0 for allowed, 3 for refused."""
+    """Ask, print, and return the status of the verdict."""
     query = urlencode(
         {
             "from": args.source,
@@ -39,12 +42,28 @@ def run(args: argparse.Namespace) -> int:
             "protocol": args.protocol,
         }
     )
-    found = AdminClient(find_node(args.node)).get(f"/explain?{query}")
+    path = f"/explain?{query}"
+    found = AdminClient(find_node(args.node)).get(path)
+    found["directions"] = [_from_its_node(half, path) for half in found["directions"]]
+    verdicts = {half["verdict"] for half in found["directions"]}
+    found["verdict"] = next(one for one in _WORST_FIRST if one in verdicts)
     if args.output == "table":
         print("\n".join(_lines(found)))
     else:
         print_data(found, args.output)
-    return REFUSED if found["verdict"] == "refused" else 0
+    return STATUS[found["verdict"]]
+
+
+def _from_its_node(half: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """A half that only another node's agent knows, from that agent if it runs on this machine."""
+    if half["verdict"] != "unknown" or not half.get("node"):
+        return half
+    try:
+        found = AdminClient(half["node"]).get(path)
+    except AdminError:
+        return half
+    theirs = (one for one in found["directions"] if one["direction"] == half["direction"])
+    return next(({**one, "node": half["node"]} for one in theirs), half)
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -70,7 +89,10 @@ _PROOF: Final = {
 
 
 def _half(half: Mapping[str, Any]) -> Iterator[str]:
-    yield f"  {half['direction']:<10}{half['verdict']}  {half.get('reason', '') or ''}".rstrip(" ")
+    reason = half["reason"] if half["verdict"] == "refused" else ""
+    yield f"  {half['direction']:<10}{half['verdict']}  {reason}".rstrip(" ")
+    if half.get("node") and half["verdict"] != "unknown":
+        yield f"            asked of {half['node']}"
     if half.get("explanation"):
         yield f"            {half['explanation']}"
     if half.get("detail"):

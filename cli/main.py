@@ -69,8 +69,9 @@ _COMMANDS: Final = (
         "say why a connection is allowed or refused",
         "Ask the kernel of a node what its policy says of a connection, and name the rule that "
         "decides with its file and line. A node answers for its own pods: the sender's says "
-        "whether it may send, the receiver's whether it may enter. Exit status: 0 allowed, 3 "
-        "refused.",
+        "whether it may send, the receiver's whether it may enter; an agent on this machine that "
+        "knows the other half is asked too. Exit status: 0 allowed, 3 refused, 4 not known, for "
+        "the agent of the other node could not be asked.",
     ),
     _Command("policies", "cli.show", "list the policies that an agent knows, and whom they select"),
     _Command(

@@ -233,3 +233,12 @@ class Cluster:
         place = self.node(node)
         done = place.run(nodemesh(*arguments), env={**_environment(), **(env or {})})
         return done.stdout
+
+    def ask_command(self, node: str, arguments: Sequence[str]) -> tuple[int, str]:
+        """Run `nodemesh …` on a node; return its exit status and what it printed."""
+        done = self.node(node).run(nodemesh(*arguments), env=_environment(), check=False)
+        return done.status, done.stdout + done.stderr
+
+    def start_command(self, node: str, arguments: Sequence[str], *, log: Path) -> Process:
+        """Start a `nodemesh …` that stays, on a node."""
+        return self.node(node).start(nodemesh(*arguments), log=log, env=_environment())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodemesh demo`: the whole story, with real traffic, on this machine.
 
-build ─▶ start ─▶ traffic (captured on the link) ─▶ table ─▶ proof ─▶ figures ─▶ what next
+build ─▶ start ─▶ traffic (captured on the link) ─▶ table ─▶ proof ─▶ policy ─▶ figures ─▶ what next
 """
 
 import secrets
@@ -15,6 +15,7 @@ from lab.errors import LabError
 from lab.figures import Figure, measure
 from lab.host import check_machine
 from lab.manifest import load_manifest
+from lab.policy_scene import policy_scene
 from lab.screen import Screen, format_table
 from lab.servers import start_servers
 from lab.spec import LabSpec, default_spec
@@ -130,6 +131,7 @@ def _story(screen: Screen, cluster: Cluster, effort: tuple[int, int]) -> bool:
     evidence = examine(capture.path, cluster.spec, [secret, plain])
     holds = _prove_link(screen, evidence, secret=secret, plain=plain)
     holds = _prove_ends(screen, results) and holds
+    holds = policy_scene(screen, cluster) and holds
     if effort != NO_FIGURES:
         _figures(screen, cluster, effort)
     return holds

@@ -44,6 +44,9 @@ def test_the_demo_shows_and_proves_and_removes(lab_name):
     assert "\x1b" not in done.stdout
     for word in ("kernel", "tunnel", "passthrough", "ns/shop/sa/client", "port 15008", "Gb/s"):
         assert word in done.stdout
+    assert "denied shop/client -> shop/web-2: policy-deny" in done.stdout
+    assert "AuthorizationPolicy shop/not-the-client rules[0].from[0] (mesh.yaml:" in done.stdout
+    assert "the same request is answered again" in done.stdout
     assert re.search(r"requests over 64 connections +[\d,.]+ /s +[\d,.]+ /s", done.stdout)
     assert leftovers(lab_name) == []
 

@@ -8,7 +8,6 @@ import pytest
 from netns_support import ENDED
 from policy_support import CLIENT, FAR, NEAR, STRANGER, network_policy, selector
 
-from lab.cluster import _environment, nodemesh
 from lab.process import wait_until
 from lab.servers import ECHO_PORT, HTTP_PORT
 
@@ -20,9 +19,7 @@ PLACES = pytest.mark.parametrize("target", [NEAR, FAR], ids=["same-node", "acros
 
 def run(lab, node, *arguments):
     """Exit status and output of `nodemesh …` at a node."""
-    command = nodemesh(*arguments, "--node", node)
-    done = lab.cluster.node(node).run(command, env=_environment(), check=False, timeout=20)
-    return done.status, done.stdout + done.stderr
+    return lab.cluster.ask_command(node, [*arguments, "--node", node])
 
 
 def address(lab, pod, version):
@@ -33,9 +30,9 @@ def explain(lab, node, source, target, *, version=4, port=HTTP_PORT, protocol="T
     ends = [address(lab, end, version) if "/" in end else end for end in (source, target)]
     options = ("--port", str(port), "--protocol", protocol, "-o", "json")
     status, said = run(lab, node, "explain", *ends, *options)
-    assert status in (0, 3), said
+    assert status in (0, 3, 4), said
     found = json.loads(said)
-    assert (found["verdict"] == "refused") == (status == 3)
+    assert found["verdict"] == {0: "allowed", 3: "refused", 4: "unknown"}[status]
     return found
 
 
@@ -79,6 +76,7 @@ def test_egress_as_the_senders_node_judges_it(lab, policies, target, version):
     assert curl(lab, CLIENT, target, version) == 7
     allowed = explain(lab, lab.one, CLIENT, other, version=version)
     assert half(allowed, "egress")["decided_by"]["rule"].startswith("egress[0]")
+    assert allowed["verdict"] == "allowed"
     wrong = explain(lab, lab.one, CLIENT, other, version=version, port=HTTP_PORT + 1)
     assert half(wrong, "egress")["verdict"] == "refused"
 
@@ -93,13 +91,25 @@ def test_udp_is_another_question(lab, policies, target):
     assert found["attested"] == "no"
 
 
-def test_the_half_of_another_node_is_said_to_be_unknown(lab, policies):
+def test_each_node_answers_for_its_pods_and_the_command_asks_both(lab, policies):
     policies(network_policy(FAR, ingress=[]))
-    found = explain(lab, lab.one, CLIENT, FAR)
-    assert half(found, "ingress")["verdict"] == "unknown"
-    assert lab.two in half(found, "ingress")["detail"]
-    assert found["route"] == "tunnel"
-    assert found["attested"] == "certificate"
+    query = f"from={CLIENT}&to={FAR}&port={HTTP_PORT}"
+    here = lab.cluster.admin(lab.one, f"/explain?{query}")
+    assert here["verdict"] == "unknown"
+    assert half(here, "ingress")["node"] == lab.two
+    there = lab.cluster.admin(lab.two, f"/explain?{query}")
+    assert half(there, "ingress")["verdict"] == "refused"
+    assert half(there, "egress")["verdict"] == "unknown"
+    assert here["route"] == there["route"] == "tunnel"
+    both = explain(lab, lab.one, CLIENT, FAR)
+    assert half(both, "ingress")["reason"] == "network-policy"
+    assert half(both, "egress")["verdict"] == "allowed"
+    assert both["verdict"] == "refused"
+    assert both["route"] == "tunnel"
+    assert both["attested"] == "certificate"
+    said = run(lab, lab.one, "explain", CLIENT, FAR, "--port", str(HTTP_PORT))[1]
+    assert f"asked of {lab.two}" in said
+    assert said.startswith("REFUSED")
 
 
 def test_what_does_not_exist_is_a_sentence(lab):
@@ -119,8 +129,8 @@ class Follower:
     def __init__(self, lab, node, *options):
         self.lab, self.log = lab, lab.cluster.log("events")
         self.log.unlink(missing_ok=True)
-        command = nodemesh("events", "-f", "-o", "json", *options, "--node", node)
-        self.process = lab.cluster.node(node).start(command, log=self.log, env=_environment())
+        command = ["events", "-f", "-o", "json", *options, "--node", node]
+        self.process = lab.cluster.start_command(node, command, log=self.log)
         # It has no way to say that it listens: what is allowed shows it.
         time.sleep(1)
 
