@@ -102,10 +102,15 @@ inline_only bool is_capture_port(const struct guarded_pod *pod, __be16 port)
 	return false;
 }
 
-/* Somebody who may know why not is told; who pokes about is not told that there is anything. */
-inline_only bool is_policy(u32 reason)
+/*
+ * Somebody who may know why not is told; who pokes about is not told that there is anything. A
+ * socket that was dialled before its destination came into the mesh may know too: reset, it is
+ * dialled again, and goes by the tunnel.
+ */
+inline_only bool is_told(u32 reason)
 {
-	return reason >= REASON_POLICY_DENY && reason <= REASON_NOT_ATTESTED;
+	return (reason >= REASON_POLICY_DENY && reason <= REASON_NOT_ATTESTED) ||
+	       reason == REASON_TUNNEL_BYPASSED;
 }
 
 /* An event, in which what leaves is the right way round again. */
@@ -138,7 +143,7 @@ inline_only int refuse_packet(struct __sk_buff *skb, const struct packet *packet
 	if (total)
 		total->failed++;
 	tell(packet, EVENT_DROPPED, reason, source, destination);
-	if (!is_policy(reason))
+	if (!is_told(reason))
 		return TC_ACT_SHOT;
 	if (packet->protocol == IPPROTO_TCP)
 		return reset(skb, packet);

@@ -127,6 +127,6 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.TLS_PROTOCOL_ERROR: "The peer broke TLS after the handshake (a record that does not "
     "decrypt, a message that may not come, too many control messages); its tunnel was closed.",
     Reason.TUNNEL_BYPASSED: "A TCP packet for a workload that is reached through the tunnel only, "
-    "from something that is no captured socket: a raw socket, or a process that the connect hook "
-    "does not see.",
+    "from something that is no captured socket: a raw socket, a process that the connect hook does "
+    "not see, or a socket that was dialled before its destination came into the mesh. It is reset.",
 }

@@ -19,6 +19,7 @@ import pytest
 from agent.abi.structs import EventKind
 from agent.dataplane.pods import EnrollmentState
 from mesh.model.workload import WorkloadUid
+from mesh.reasons import Reason
 from mesh.tables import EnrollmentRow, Route, WorkloadId
 from tests.kernel.node import REMOTE_V4, REMOTE_V6, Node
 from tests.kernel.pods import Pod
@@ -352,3 +353,29 @@ def test_a_namespace_that_was_removed_dies(node: Node, make_pod: MakePod) -> Non
             continue
     assert inode not in held
     assert node.map_size("enrollments") == node.map_size("guarded_pods") == 0
+
+
+def test_what_was_dialled_before_its_destination_came_into_the_mesh_is_reset(
+    node: Node, make_pod: MakePod
+) -> None:
+    """Its SYN was lost, and the next would go round the tunnel: it may dial again at once."""
+    pod, remote = make_pod(), make_pod()
+    node.enrol(pod)
+    remote.serve(8080)
+    remote.sh("ip link set eth0 down")
+
+    def dial() -> int:
+        with socket.socket() as client:
+            client.settimeout(5)
+            return client.connect_ex((remote.v4, 8080))
+
+    codes: list[int] = []
+    dialling = threading.Thread(target=lambda: codes.append(pod.run(dial)))
+    dialling.start()
+    time.sleep(0.3)
+    node.add_workload(remote.v4, 777, Route.TUNNEL, enrolled=True, local=False)
+    node.apply()
+    remote.sh("ip link set eth0 up")
+    dialling.join()
+    assert codes == [errno.ECONNREFUSED]
+    assert {event.reason for event in node.events(EventKind.DROPPED)} == {Reason.TUNNEL_BYPASSED}
