@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from mesh.model.address import IpAddress
+from mesh.model.address import IpAddress, normalise_address
 from mesh.model.authorization_policy import (
     Action,
     AuthorizationPolicy,
@@ -18,6 +18,7 @@ from mesh.model.authorization_policy import (
     Operation,
     Source,
 )
+from mesh.model.enrollment import is_enrolled
 from mesh.model.labels import Labels
 from mesh.model.network_policy import (
     IpBlock,
@@ -25,16 +26,21 @@ from mesh.model.network_policy import (
     NetworkPeer,
     NetworkPolicy,
     NetworkPort,
+    NetworkRule,
     PodPeer,
     PolicyTypes,
 )
 from mesh.model.peer_authentication import MtlsMode, PeerAuthentication
+from mesh.model.policy import PolicyName
 from mesh.model.service import Protocol
 from mesh.model.workload import Workload
 from mesh.reasons import Reason
 from mesh.state import MeshState
 
-__all__ = ["Connection", "Oracle"]
+__all__ = ["Answer", "Connection", "DecidingRule", "Oracle"]
+
+DecidingRule = tuple[PolicyName, str]
+"""A policy, and where in it, as ``RuleRow.rule`` spells it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,40 +58,78 @@ class Connection:
     egress: bool
     attested: bool
     node: bool = False
+    """The other side is this node, proven."""
+    fail_open: bool = False
+    """Where the subject's policies are not known, everything may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said of a connection, and by what."""
+
+    reason: Reason
+    """NONE: it may pass."""
+    rule: DecidingRule | None = None
+    """The first, in the order of policies' names, of those that decide; None where a lack does."""
+    dry_deny: bool = False
+    """The policies in dry run would refuse it."""
+    dry_rule: DecidingRule | None = None
+    """The rule of those that matches to refuse it."""
 
 
 class Oracle:
-    """Judges connections by the policies of a state."""
+    """Judges connections by the policies of a state, at one node."""
 
-    def __init__(self, state: MeshState, *, root_namespace: str) -> None:
+    def __init__(self, state: MeshState, *, root_namespace: str, node: str) -> None:
         self._state = state
         self._root = root_namespace
+        self._node = node
         self._policies = sorted(state.policies.values(), key=lambda policy: policy.key)
 
-    def judge(self, connection: Connection) -> Reason:
-        """NONE: it may pass."""
+    def judge(self, connection: Connection) -> Answer:
+        """Judge one connection."""
         if connection.node:
-            return Reason.NONE
+            return Answer(Reason.NONE)
+        if not self._is_subject(connection.subject):
+            open_ = connection.fail_open
+            return Answer(Reason.NONE if open_ else Reason.POLICY_UNKNOWN)
         if connection.egress:
-            return self._network(connection, PolicyTypes.EGRESS)
+            return Answer(*self._network(connection, PolicyTypes.EGRESS))
         if connection.protocol != Protocol.TCP:
-            return self._network(connection, PolicyTypes.INGRESS)
-        if not connection.attested and self._is_strict(connection):
-            return Reason.NOT_ATTESTED
-        if any(self._matches(one, connection) for one in self._selecting(Action.DENY, connection)):
-            return Reason.POLICY_DENY
-        found = self._network(connection, PolicyTypes.INGRESS)
-        return self._allow(connection) if found is Reason.NONE else found
+            return Answer(*self._network(connection, PolicyTypes.INGRESS))
+        return Answer(*self._judge_tcp(connection), *self._dry_run(connection))
 
-    def _allow(self, connection: Connection) -> Reason:
-        allowing = list(self._selecting(Action.ALLOW, connection))
-        if allowing and not any(self._matches(one, connection) for one in allowing):
-            return Reason.NO_ALLOW_RULE
-        return Reason.NONE
+    def _is_subject(self, workload: Workload) -> bool:
+        """Only what is enrolled here is judged here; of others this node knows no policies."""
+        if workload.node != self._node:
+            return False
+        return is_enrolled(workload, self._state.namespaces.get(workload.namespace))
+
+    def _judge_tcp(self, connection: Connection) -> tuple[Reason, DecidingRule | None]:
+        strict = None if connection.attested else self._strict(connection)
+        if strict is not None:
+            return Reason.NOT_ATTESTED, strict
+        _, denied = self._authorized(Action.DENY, connection)
+        if denied is not None:
+            return Reason.POLICY_DENY, denied
+        found, network = self._network(connection, PolicyTypes.INGRESS)
+        if found is not Reason.NONE:
+            return found, None
+        needed, allowed = self._authorized(Action.ALLOW, connection)
+        if needed and allowed is None:
+            return Reason.NO_ALLOW_RULE, None
+        return Reason.NONE, allowed or network
+
+    def _dry_run(self, connection: Connection) -> tuple[bool, DecidingRule | None]:
+        _, denied = self._authorized(Action.DENY, connection, dry_run=True)
+        needed, allowed = self._authorized(Action.ALLOW, connection, dry_run=True)
+        return denied is not None or (needed and allowed is None), denied
 
     # NetworkPolicy
 
-    def _network(self, connection: Connection, direction: PolicyTypes) -> Reason:
+    def _network(
+        self, connection: Connection, direction: PolicyTypes
+    ) -> tuple[Reason, DecidingRule | None]:
         subject = connection.subject
         isolating = [
             policy
@@ -96,17 +140,28 @@ class Oracle:
             and policy.pods.match(subject.labels)
         ]
         if not isolating:
-            return Reason.NONE
+            return Reason.NONE, None
         for policy in isolating:
             rules = policy.egress if direction is PolicyTypes.EGRESS else policy.ingress
-            for rule in rules:
-                peers = not rule.peers or any(
-                    self._is_peer(policy, peer, connection) for peer in rule.peers
-                )
-                ports = not rule.ports or any(_is_port(one, connection) for one in rule.ports)
-                if peers and ports:
-                    return Reason.NONE
-        return Reason.NETWORK_POLICY
+            for index, rule in enumerate(rules):
+                peer = self._peer_place(policy, rule, connection)
+                port = _port_place(rule, connection)
+                if peer is not None and port is not None:
+                    name = "egress" if connection.egress else "ingress"
+                    return Reason.NONE, (policy.key, f"{name}[{index}]{port}{peer}")
+        return Reason.NETWORK_POLICY, None
+
+    def _peer_place(
+        self, policy: NetworkPolicy, rule: NetworkRule, connection: Connection
+    ) -> str | None:
+        """Where in the rule the other side is meant; None: nowhere."""
+        if not rule.peers:
+            return ""
+        name = "to" if connection.egress else "from"
+        for index, peer in enumerate(rule.peers):
+            if self._is_peer(policy, peer, connection):
+                return f".{name}[{index}]"
+        return None
 
     def _is_peer(self, policy: NetworkPolicy, peer: NetworkPeer, connection: Connection) -> bool:
         if isinstance(peer, IpBlock):
@@ -127,19 +182,21 @@ class Oracle:
 
     # PeerAuthentication
 
-    def _is_strict(self, connection: Connection) -> bool:
+    def _strict(self, connection: Connection) -> DecidingRule | None:
+        """What asks for an identity here. A port's own mode goes before the workload's."""
         subject = connection.subject
         own = self._authentication(subject.namespace, subject)
+        port = dict(own.port_modes).get(connection.port, MtlsMode.UNSET) if own else MtlsMode.UNSET
+        if port not in (MtlsMode.UNSET, MtlsMode.STRICT):
+            return None
         wide = (self._authentication(place, None) for place in (subject.namespace, self._root))
-        if own is not None:
-            modes = dict(own.port_modes)
-            mode = modes.get(connection.port, MtlsMode.UNSET)
-            if mode is not MtlsMode.UNSET:
-                return mode is MtlsMode.STRICT
-        for policy in (own, *wide):
-            if policy is not None and policy.mode is not MtlsMode.UNSET:
-                return policy.mode is MtlsMode.STRICT
-        return False
+        modes = (one for one in (own, *wide) if one and one.mode is not MtlsMode.UNSET)
+        mode = next(modes, None)
+        if mode is not None and mode.mode is MtlsMode.STRICT:
+            return mode.key, "mtls"
+        if own is not None and port is MtlsMode.STRICT:
+            return own.key, "portLevelMtls"
+        return None
 
     def _authentication(
         self, namespace: str, subject: Workload | None
@@ -158,40 +215,57 @@ class Oracle:
 
     # AuthorizationPolicy
 
-    def _selecting(self, action: Action, connection: Connection) -> Iterator[AuthorizationPolicy]:
+    def _authorized(
+        self, action: Action, connection: Connection, *, dry_run: bool = False
+    ) -> tuple[bool, DecidingRule | None]:
+        """Whether any policy of the action selects the subject, and the first rule that matches."""
+        policies = list(self._selecting(action, connection, dry_run=dry_run))
+        for policy in policies:
+            for index, rule in enumerate(policy.rules):
+                place = _rule_place(rule, connection, allow=action is Action.ALLOW)
+                if place is not None:
+                    return True, (policy.key, f"rules[{index}]{place}")
+        return bool(policies), None
+
+    def _selecting(
+        self, action: Action, connection: Connection, *, dry_run: bool
+    ) -> Iterator[AuthorizationPolicy]:
         subject = connection.subject
         for policy in self._policies:
             if (
                 isinstance(policy, AuthorizationPolicy)
                 and policy.action is action
-                and not policy.dry_run
+                and policy.dry_run == dry_run
                 and not policy.targets_waypoint
                 and policy.namespace in (subject.namespace, self._root)
                 and subject.labels.match(policy.selector)
             ):
                 yield policy
 
-    def _matches(self, policy: AuthorizationPolicy, connection: Connection) -> bool:
-        allow = policy.action is Action.ALLOW
-        return any(_rule_matches(rule, connection, allow=allow) for rule in policy.rules)
 
+def _rule_place(rule: AuthorizationRule, connection: Connection, *, allow: bool) -> str | None:
+    """Where in the rule the source is meant; None: it does not match.
 
-def _rule_matches(rule: AuthorizationRule, connection: Connection, *, allow: bool) -> bool:
-    """What only HTTP can see fails safe: ALLOW does not match, DENY takes it for matched."""
+    What only HTTP can see fails safe: ALLOW does not match, DENY takes it for matched.
+    """
     if allow and rule.layer7:
-        return False
-    sources = [one for one in rule.sources if not (allow and one.layer7)]
+        return None
     operations = [one for one in rule.operations if not (allow and one.layer7)]
-    return (
-        (not rule.sources or any(_source_matches(one, connection) for one in sources))
-        and (not rule.operations or any(_operation_matches(one, connection) for one in operations))
-        and all(
-            _source_matches(one, connection)
-            if isinstance(one, Source)
-            else _operation_matches(one, connection)
-            for one in rule.conditions
-        )
-    )
+    if rule.operations and not any(_operation_matches(one, connection) for one in operations):
+        return None
+    for one in rule.conditions:
+        if isinstance(one, Source):
+            matches = _source_matches(one, connection)
+        else:
+            matches = _operation_matches(one, connection)
+        if not matches:
+            return None
+    if not rule.sources:
+        return ""
+    for index, source in enumerate(rule.sources):
+        if not (allow and source.layer7) and _source_matches(source, connection):
+            return f".from[{index}]"
+    return None
 
 
 def _source_matches(source: Source, connection: Connection) -> bool:
@@ -220,6 +294,24 @@ def _operation_matches(operation: Operation, connection: Connection) -> bool:
     return named and connection.port not in operation.not_ports
 
 
+def _port_place(rule: NetworkRule, connection: Connection) -> str | None:
+    """Where in the rule the port is meant; None: nowhere.
+
+    Numbers of an egress rule are looked at together and before its names, each of which is a port
+    of another peer.
+    """
+    if not rule.ports:
+        return ""
+    named = []
+    for index, port in enumerate(rule.ports):
+        if not _is_port(port, connection):
+            continue
+        if not (connection.egress and isinstance(port.port, str)):
+            return ""
+        named.append(f".ports[{index}]")
+    return named[0] if named else None
+
+
 def _is_port(port: NetworkPort, connection: Connection) -> bool:
     if port.protocol != connection.protocol:
         return False
@@ -240,7 +332,7 @@ def _pod(connection: Connection) -> Workload | None:
 
 
 def _within(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
-    own = ip_network(address)
+    own = ip_network(normalise_address(address))
     return any(
         network.version == own.version and own.subnet_of(network)  # type: ignore[arg-type]
         for network in networks

@@ -32,6 +32,8 @@ class Question:
     egress: bool
     attested: bool
     node: bool = False
+    fail_open: bool = False
+    """Where no policy is known, everything may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,15 @@ class Verdict:
     rule: RuleKey | None
     """The rule that decided; None where the lack of one did, or no policy is there."""
     dry_deny: bool
+    dry_rule: RuleKey | None = None
+    """The rule of a policy in dry run that would refuse."""
 
 
 def ask(program: int, question: Question) -> Verdict:
     """One answer. ``program`` is the query program's fd. Raises DataplaneError."""
     flags = policy.QueryFlag.ATTESTED if question.attested else 0
     flags |= policy.QueryFlag.NODE if question.node else 0
+    flags |= policy.QueryFlag.FAIL_OPEN if question.fail_open else 0
     direction = policy.Direction.EGRESS if question.egress else policy.Direction.INGRESS
     query = policy.VerdictQuery(
         question.subject,
@@ -68,12 +73,16 @@ def ask(program: int, question: Question) -> Verdict:
         raise DataplaneError("The query program gave no answer.")
     found = policy.Verdict.from_buffer_copy(packet, ctypes.sizeof(query))
     set_id = SetId(found.set_id)
-    has_rule = found.rule != policy.POLICY_NO_RULE
     return Verdict(
         reason=Reason(found.reason),
         generation=found.generation,
         set_id=set_id,
         peer_class=found.peer_class,
-        rule=RuleKey(set_id, found.rule) if has_rule else None,
+        rule=_rule(set_id, found.rule),
         dry_deny=bool(found.flags & policy.VerdictFlag.DRY_DENY),
+        dry_rule=_rule(set_id, found.dry_rule),
     )
+
+
+def _rule(set_id: SetId, bit: int) -> RuleKey | None:
+    return None if bit == policy.POLICY_NO_RULE else RuleKey(set_id, bit)

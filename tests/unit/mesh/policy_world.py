@@ -18,7 +18,7 @@ from mesh.model.authorization_policy import (
 )
 from mesh.model.events import NamespaceAdded, PolicyAdded, PolicyRemoved, WorkloadAdded
 from mesh.model.identity import Identity
-from mesh.model.labels import Labels
+from mesh.model.labels import NO_LABELS, Labels
 from mesh.model.namespace import Namespace
 from mesh.model.network_policy import (
     IpBlock,
@@ -29,7 +29,7 @@ from mesh.model.network_policy import (
     PolicyTypes,
 )
 from mesh.model.peer_authentication import MtlsMode, PeerAuthentication
-from mesh.model.policy import LabelSelector, Operator, Origin, Requirement
+from mesh.model.policy import EVERYTHING, LabelSelector, Operator, Origin, Requirement
 from mesh.model.service import Protocol
 from mesh.model.workload import DATAPLANE_MODE_LABEL, Workload, WorkloadPort, pod_uid
 from mesh.state import MeshState
@@ -42,6 +42,8 @@ PORTS = (53, 80, 81, 443, 8080)
 PROTOCOLS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 ASKED = (*PROTOCOLS, 1, 47)
 """ICMP and GRE too: rules without ports speak of every protocol."""
+ASKED_PORTS = (*PORTS, 79, 82, 8079, 8081, 65535)
+"""The neighbours too."""
 ADDRESSES = tuple(
     ip_address(text) for text in ("10.0.0.1", "10.0.1.1", "10.1.0.1", "fd00::1", "fd00:1::1")
 )
@@ -54,6 +56,7 @@ BLOCKS = tuple(
         "10.0.1.0/24",
         "10.0.0.1/32",
         "::/0",
+        "::/64",
         "fd00::/16",
         "fd00::/64",
     )
@@ -75,12 +78,19 @@ requirements = st.one_of(
         st.sampled_from((Operator.EXISTS, Operator.DOES_NOT_EXIST)),
     ),
 )
-selectors = st.builds(LabelSelector, labels, st.lists(requirements, max_size=1).map(tuple))
+selectors = st.one_of(
+    st.just(EVERYTHING),
+    st.builds(LabelSelector, labels, st.lists(requirements, max_size=1).map(tuple)),
+)
+chosen = st.one_of(st.just(NO_LABELS), labels)
 blocks = st.lists(st.sampled_from(BLOCKS), max_size=2, unique=True).map(tuple)
 ports = st.one_of(
     st.builds(NetworkPort, st.sampled_from(PROTOCOLS), st.sampled_from((*PORTS, "web", None))),
     st.builds(
-        NetworkPort, st.sampled_from(PROTOCOLS), st.just(80), st.sampled_from((80, 81, 8080))
+        NetworkPort,
+        st.sampled_from(PROTOCOLS),
+        st.sampled_from((1, 80)),
+        st.sampled_from((80, 81, 8080, 65535)),
     ),
 )
 
@@ -123,19 +133,22 @@ matches = st.one_of(
 )
 match_lists = st.lists(matches, max_size=1).map(tuple)
 accounts = st.lists(st.sampled_from(("a/s", "b/t")), max_size=1).map(tuple)
-sources = st.builds(
-    Source,
-    principals=match_lists,
-    not_principals=match_lists,
-    namespaces=match_lists,
-    not_namespaces=match_lists,
-    service_accounts=accounts,
-    not_service_accounts=accounts,
-    ip_blocks=blocks,
-    not_ip_blocks=blocks,
-    remote_ip_blocks=blocks,
-    not_remote_ip_blocks=blocks,
-    layer7=st.sampled_from(((), (), ("requestPrincipals",))),
+FIELDS = {
+    "principals": match_lists,
+    "not_principals": match_lists,
+    "namespaces": match_lists,
+    "not_namespaces": match_lists,
+    "service_accounts": accounts,
+    "not_service_accounts": accounts,
+    "ip_blocks": blocks,
+    "not_ip_blocks": blocks,
+    "remote_ip_blocks": blocks,
+    "not_remote_ip_blocks": blocks,
+    "layer7": st.sampled_from(((), (), ("requestPrincipals",))),
+}
+"""Of a source: few of them at once, for of many hardly a connection meets all."""
+sources = st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True).flatmap(
+    lambda names: st.builds(Source, **{name: FIELDS[name] for name in names})
 )
 port_lists = st.lists(st.sampled_from(PORTS), max_size=2).map(tuple)
 operations = st.builds(
@@ -154,7 +167,7 @@ rules = st.builds(
     layer7=st.sampled_from(((), (), ("request.headers",))),
     origin=st.just(ORIGIN),
 )
-names = st.sampled_from(("p", "q"))
+names = st.sampled_from(("p", "q", "r"))
 policies = st.one_of(
     st.builds(
         NetworkPolicy,
@@ -172,8 +185,8 @@ policies = st.one_of(
         AuthorizationPolicy,
         namespace=st.sampled_from(NAMESPACES),
         name=names,
-        action=st.sampled_from(Action),
-        selector=labels,
+        action=st.sampled_from((Action.ALLOW, Action.DENY, *Action)),
+        selector=chosen,
         dry_run=st.booleans(),
         targets_waypoint=st.sampled_from((False, False, True)),
         rules=st.lists(rules, max_size=2).map(tuple),
@@ -183,7 +196,7 @@ policies = st.one_of(
         PeerAuthentication,
         namespace=st.sampled_from(NAMESPACES),
         name=names,
-        selector=labels,
+        selector=chosen,
         mode=st.sampled_from(MtlsMode),
         port_modes=st.dictionaries(
             st.sampled_from(PORTS), st.sampled_from(MtlsMode), max_size=2
@@ -212,6 +225,7 @@ def workloads(draw):
                     (),
                     (WorkloadPort("web", 80, Protocol.TCP),),
                     (WorkloadPort("web", 8080, Protocol.UDP),),
+                    (WorkloadPort("web", 443, Protocol.SCTP),),
                     (
                         WorkloadPort("web", 80, Protocol.TCP),
                         WorkloadPort("web", 81, Protocol.TCP),

@@ -116,11 +116,13 @@ def test_the_tables_say_what_the_specifications_say(question):
     ids = IdTable()
     rows = PolicyCompiler(ids).compile(state, node=NODE, judged=True)
     assert not rows.problem
-    oracle = Oracle(state, root_namespace=NODE.root_namespace)
+    oracle = Oracle(state, root_namespace=NODE.root_namespace, node=NODE.name)
     for connection in connections:
         number = ids.workload_id(connection.subject.uid)
         peer = 0 if connection.peer is None else ids.workload_id(connection.peer.uid)
-        assert evaluate(rows, number, connection, peer) is oracle.judge(connection), connection
+        assert evaluate(rows, number, connection, peer) is oracle.judge(connection).reason, (
+            connection
+        )
 
 
 @settings(max_examples=100, deadline=None)
