@@ -5,6 +5,8 @@ Fields that only HTTP can answer are kept by their names: the compiler decides w
 a rule that has them, and says so.
 """
 
+import re
+from difflib import get_close_matches
 from typing import Final
 
 from agent.sources.policy_fields import Fields, Raw
@@ -32,6 +34,17 @@ _SOURCE: Final = (
     *_SOURCE_LAYER7,
 )
 _OPERATION_LAYER7: Final = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
+_CONDITION_LAYER7: Final = re.compile(
+    r"request\.headers\[.+\]|request\.auth\.(principal|audiences|presenter|claims(\[.+?\])+)"
+    r"|connection\.sni|experimental\.envoy\.filters\..+"
+)
+_CONDITIONS: Final = (
+    *("source.ip", "remote.ip", "source.namespace", "source.principal", "source.serviceAccount"),
+    *("destination.port", "request.headers[NAME]", "request.auth.principal"),
+    *("request.auth.audiences", "request.auth.presenter", "request.auth.claims[NAME]"),
+    *("connection.sni", "experimental.envoy.filters.NAME"),
+)
+"""Istio, "Authorization Policy Conditions"."""
 _OPERATION: Final = ("ports", "notPorts", *_OPERATION_LAYER7)
 
 
@@ -185,8 +198,17 @@ def _condition(
                 "destination.ip is not supported: a policy is selected by the workload it protects",
             )
         case _:
-            pass
+            _check_key(fields, key, path)
     return found
+
+
+def _check_key(fields: Fields, key: str, path: FieldPath) -> None:
+    """A key that nobody knows is a slip; taken for layer 7, a DENY rule would refuse too much."""
+    if not key or _CONDITION_LAYER7.fullmatch(key):
+        return
+    close = get_close_matches(key, _CONDITIONS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_CONDITIONS)}"
+    fields.refuse((*path, "key"), f"unknown condition {key[:80]!r}; {hint}")
 
 
 def _layer7(fields: Fields, raw: Raw, keys: tuple[str, ...], path: FieldPath) -> tuple[str, ...]:

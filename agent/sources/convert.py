@@ -11,11 +11,14 @@ mistake is reported once.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.sources.policies import read_policy
+from agent.sources.places import PolicyPlace
+from agent.sources.policies import claim, read_policy
 from agent.sources.policy_fields import Fields
+from agent.sources.policy_files import parse_policies
 from agent.sources.problems import FieldPath, MeshFileError, Problem
 from agent.sources.references import check_references
 from agent.sources.schema import check_schema
@@ -36,7 +39,7 @@ from mesh.model.labels import Labels
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
 from mesh.model.policies import Policy
-from mesh.model.policy import PolicyName
+from mesh.model.policy import Origin, PolicyName
 from mesh.model.service import Endpoint, Protocol, Service, ServicePort, service_hostname
 from mesh.model.workload import DEFAULT_CLUSTER, Workload, WorkloadPort, pod_uid
 
@@ -59,9 +62,22 @@ def parse_mesh(text: bytes, file: str, *, base: Path) -> MeshFile:
     mesh_file = reader.convert()
     problems += reader.problems
     problems += check_references(document, reader.broken, reader.addresses)
+    policies, digest = _policy_files(mesh_file, file, base, problems)
     if problems:
-        raise MeshFileError(file, problems)
-    return mesh_file
+        raise MeshFileError(file, problems, places=mesh_file.policy_places)
+    return replace(mesh_file, policies=mesh_file.policies + policies, policy_digest=digest)
+
+
+def _policy_files(
+    mesh_file: MeshFile, file: str, base: Path, problems: list[Problem]
+) -> tuple[tuple[Policy, ...], bytes]:
+    """The policies of files of their own; what is wrong with them is added to ``problems``."""
+    known = {policy.key: policy.origin for policy in mesh_file.policies}
+    try:
+        return parse_policies(file, base, mesh_file.policy_places, known)
+    except MeshFileError as error:
+        problems += error.problems
+        return (), b""
 
 
 class _Converter:
@@ -89,6 +105,7 @@ class _Converter:
         agent = AgentSettings()
         if not any(path[:1] == ("agent",) for path in self.broken):
             agent = self._agent(self._top.get("agent", {}))
+        policies = tuple(self._policies())
         return MeshFile(
             trust_domain=self._trust_domain,
             agent=agent,
@@ -96,8 +113,10 @@ class _Converter:
             namespaces=tuple(self._each("namespaces", self._namespace)),
             workloads=tuple(self._each("workloads", self._workload)),
             services=tuple(self._each("services", self._service)),
-            policies=tuple(self._policies()),
+            policies=policies,
             root_namespace=self._top.get("rootNamespace", DEFAULT_ROOT_NAMESPACE),
+            inline_policies=len(policies),
+            policy_places=tuple(self._places()),
         )
 
     def _policies(self) -> Iterator[Policy]:
@@ -105,19 +124,22 @@ class _Converter:
         if ("policies",) in self.broken:
             return
         fields = Fields(self._document)
-        seen: dict[PolicyName, FieldPath] = {}
+        seen: dict[PolicyName, Origin] = {}
         for index, raw in enumerate(self._top.get("policies", ())):
             path: FieldPath = ("policies", index)
             policy = None if path in self.broken else read_policy(fields, raw, path)
-            if policy is None:
-                continue
-            if policy.key in seen:
-                first = fields.origin(seen[policy.key]).line
-                fields.refuse((*path, "metadata", "name"), f"{policy.key} is in line {first} too")
-                continue
-            seen[policy.key] = path
-            yield policy
+            if policy is not None and claim(fields, policy, path, seen):
+                yield policy
         self.problems += fields.problems
+
+    def _places(self) -> Iterator[PolicyPlace]:
+        """Where other policies stand."""
+        if ("policyFiles",) in self.broken:
+            return
+        for index, path in enumerate(self._top.get("policyFiles", ())):
+            place: FieldPath = ("policyFiles", index)
+            if place not in self.broken:
+                yield PolicyPlace(path, self._document.positions[place][0])
 
     def _each(self, section: str, make: Callable[[Raw, FieldPath], T]) -> Iterator[T]:
         """Every entry of a section that is in order."""

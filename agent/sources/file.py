@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file source: one mesh file, watched, turned into events.
+"""The file source: one mesh file and its policy files, watched, turned into events.
 
 ::
 
@@ -8,23 +8,29 @@
                                                                               the last good stays
 
 Works for editors that write in place or rename, for symlinks that are swapped (ConfigMap volumes),
-and for a file that is away for a moment.
+and for a file that is away for a moment. Where only policy files changed, only they are read.
 """
 
 import asyncio
 import hashlib
 import logging
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from agent.sources.apart import parse_mesh_apart
+from agent.sources.apart import parse_mesh_apart, parse_policies_apart
 from agent.sources.changes import changes
-from agent.sources.problems import MAX_BYTES, MeshFileError, Problem
+from agent.sources.places import (
+    PolicyPlace,
+    Signature,
+    digest_of,
+    read_file,
+    read_policy_texts,
+    signature_of,
+)
+from agent.sources.problems import MeshFileError
 from agent.sources.settings import MeshFile
 from mesh.model.events import Event, InSync
 
@@ -40,8 +46,6 @@ _SETTLE_SECONDS: Final = 0.1
 
 _SETTLE_LIMIT_SECONDS: Final = 5.0
 """A file that never stands still is read after so long all the same."""
-
-_Signature = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ def read_mesh_file(path: Path) -> MeshFile:
     """Read a mesh file once, in this process. Raises MeshFileError with every problem found."""
     from agent.sources.convert import parse_mesh  # noqa: PLC0415 - 6 MB that an agent never needs
 
-    return parse_mesh(_read(path), str(path), base=path.absolute().parent)
+    return parse_mesh(read_file(path), str(path), base=path.absolute().parent)
 
 
 class FileSource:
@@ -85,7 +89,8 @@ class FileSource:
         self._settle_seconds = settle_seconds
         self._now = now
         self._on_load = on_load
-        self._seen: _Signature | None = None
+        self._places: tuple[PolicyPlace, ...] = ()
+        self._seen: Signature | None = None
         self._digest = b""
         self._current: MeshFile | None = None
         self._generation = 0
@@ -109,8 +114,8 @@ class FileSource:
 
     def load(self) -> MeshFile:
         """Read the file now, for the first time. Raises MeshFileError."""
-        self._seen = _signature(self._path)
-        content = _read(self._path)
+        self._seen = self._look()
+        content = read_file(self._path)
         mesh_file = parse_mesh_apart(content, str(self._path), base=self._base)
         self._take(_digest(content), mesh_file)
         return mesh_file
@@ -131,36 +136,58 @@ class FileSource:
                     await queue.put(InSync(SOURCE_NAME))
                 told = self._current
             await asyncio.sleep(self._poll_seconds)
-            if await asyncio.to_thread(_signature, self._path) != self._seen:
+            if await asyncio.to_thread(self._look) != self._seen:
                 await self._reload()
 
     @property
     def _base(self) -> Path:
         return self._path.absolute().parent
 
+    def _look(self) -> Signature:
+        return signature_of(self._path, self._places)
+
     async def _reload(self) -> None:
         """Read what is there once it stands still; keep what is in force if it is no good."""
         self._seen = await self._settled()
         try:
-            content = await asyncio.to_thread(_read, self._path)
-            digest = _digest(content)
-            if digest == self._digest:
-                self._last_error = None
-                return
-            mesh_file = await asyncio.to_thread(
-                parse_mesh_apart, content, str(self._path), base=self._base, have=self._current
-            )
+            digest, mesh_file = await asyncio.to_thread(self._read)
         except MeshFileError as error:
             self._refuse(str(error))
+            if error.places is not None:
+                self._watch(error.places)
         else:
-            self._take(digest, mesh_file)
+            if mesh_file is self._current:
+                self._last_error = None
+                self._watch(mesh_file.policy_places)
+            else:
+                self._take(digest, mesh_file)
 
-    async def _settled(self) -> _Signature | None:
-        """Wait until the file has been the same for a moment."""
-        before = await asyncio.to_thread(_signature, self._path)
+    def _read(self) -> tuple[bytes, MeshFile]:
+        """What the files say now, and the digest of the mesh file. Raises MeshFileError."""
+        file, current = str(self._path), self._current
+        content = read_file(self._path)
+        digest = _digest(content)
+        if current is None or digest != self._digest:
+            return digest, parse_mesh_apart(content, file, base=self._base, have=current)
+        if not current.policy_places:
+            return digest, current
+        texts = read_policy_texts(file, self._base, current.policy_places)
+        if digest_of(texts) == current.policy_digest:
+            return digest, current
+        return digest, parse_policies_apart(file, base=self._base, have=current)
+
+    def _watch(self, places: tuple[PolicyPlace, ...]) -> None:
+        """Look at these from now on; they may have changed since they were read."""
+        if places != self._places:
+            self._places = places
+            self._seen = None
+
+    async def _settled(self) -> Signature:
+        """Wait until the files have been the same for a moment."""
+        before = await asyncio.to_thread(self._look)
         for _ in range(int(_SETTLE_LIMIT_SECONDS / self._settle_seconds)):
             await asyncio.sleep(self._settle_seconds)
-            after = await asyncio.to_thread(_signature, self._path)
+            after = await asyncio.to_thread(self._look)
             if after == before:
                 break
             before = after
@@ -169,6 +196,7 @@ class FileSource:
     def _take(self, digest: bytes, mesh_file: MeshFile) -> None:
         self._digest = digest
         self._current = mesh_file
+        self._watch(mesh_file.policy_places)
         self._generation += 1
         self._last_loaded = self._now()
         self._last_error = None
@@ -183,32 +211,5 @@ class FileSource:
         self._last_error = reason
 
 
-def _signature(path: Path) -> _Signature | None:
-    """What changes when the file does, whatever way it is written; None if it cannot be seen."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-def _read(path: Path) -> bytes:
-    """The content of a regular file of bearable size. Raises MeshFileError."""
-    try:
-        # A FIFO would otherwise hold the thread until somebody writes.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise _unreadable(path, "is not a regular file")
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(path, (error.strerror or str(error)).lower()) from error
-
-
-def _unreadable(path: Path, reason: str) -> MeshFileError:
-    return MeshFileError(str(path), [Problem(1, 1, "", f"cannot be read: {reason}")])

@@ -12,6 +12,7 @@ from typing import Final
 from agent.sources.authorization_fields import authorization_policy
 from agent.sources.policy_fields import Fields, Raw
 from agent.sources.problems import FieldPath
+from mesh.model.names import is_dns_label, is_dns_subdomain
 from mesh.model.network_policy import (
     IpBlock,
     IpNetwork,
@@ -24,17 +25,26 @@ from mesh.model.network_policy import (
 )
 from mesh.model.peer_authentication import MtlsMode, PeerAuthentication
 from mesh.model.policies import Policy
-from mesh.model.policy import EVERYTHING
+from mesh.model.policy import EVERYTHING, Origin, PolicyName
 from mesh.model.service import Protocol
 
-__all__ = ["read_policy"]
+__all__ = ["claim", "read_policy"]
 
 _NETWORKING: Final = ("networking.k8s.io/v1",)
 _SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
-_TOP: Final = ("apiVersion", "kind", "metadata", "spec")
+_TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _PORT_NAME: Final = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9](-?[a-z0-9])*")
 """A service name (RFC 6335, section 5.1), as Kubernetes takes it for a port: no capitals."""
-_METADATA: Final = ("name", "namespace", "labels", "annotations")
+_METADATA: Final = (
+    *("name", "namespace", "labels", "annotations"),
+    *("creationTimestamp", "uid", "resourceVersion", "generation", "managedFields", "selfLink"),
+    *("generateName", "ownerReferences", "finalizers"),
+    *("deletionTimestamp", "deletionGracePeriodSeconds"),
+)
+"""All of ObjectMeta: what ``kubectl get -o yaml`` prints beside the name says nothing here."""
+
+_NAME: Final = "a name (RFC 1123 subdomain: a-z, 0-9 and -, joined by dots, at most 253)"
+_NAMESPACE: Final = "a namespace (RFC 1123 label: 1 to 63 of a-z, 0-9 and -, not at the ends)"
 
 _Make = Callable[[Fields, Raw, str, str, FieldPath], Policy | None]
 
@@ -43,6 +53,8 @@ def read_policy(fields: Fields, value: object, path: FieldPath) -> Policy | None
     """One policy, or None; what is wrong with it is in ``fields.problems``."""
     before = len(fields.problems)
     raw = fields.mapping(value, path, _TOP)
+    if value is not None and not isinstance(value, dict):
+        return None  # which was told
     kind = fields.choice(raw, "kind", path, tuple(_KINDS))
     if "kind" not in raw:
         fields.refuse(path, 'the field "kind" is missing')
@@ -54,8 +66,25 @@ def read_policy(fields: Fields, value: object, path: FieldPath) -> Policy | None
     metadata = fields.mapping(raw.get("metadata"), (*path, "metadata"), _METADATA)
     name = fields.text(metadata, "name", (*path, "metadata"))
     namespace = fields.text(metadata, "namespace", (*path, "metadata"), "default")
+    if name and not is_dns_subdomain(name):
+        fields.refuse((*path, "metadata", "name"), f"{name[:80]!r} is not {_NAME}")
+    if not is_dns_label(namespace):
+        fields.refuse((*path, "metadata", "namespace"), f"{namespace[:80]!r} is not {_NAMESPACE}")
+    for key in ("labels", "annotations"):
+        fields.labels(metadata.get(key), (*path, "metadata", key))
     policy = make(fields, raw, namespace, name, path)
     return policy if len(fields.problems) == before else None
+
+
+def claim(fields: Fields, policy: Policy, path: FieldPath, seen: dict[PolicyName, Origin]) -> bool:
+    """Whether it is the first of its kind, namespace and name; else both places are told."""
+    first = seen.setdefault(policy.key, policy.origin)
+    if first is policy.origin:
+        return True
+    here = first.file == policy.origin.file
+    where = f"in line {first.line}" if here else f"at {first}"
+    fields.refuse((*path, "metadata", "name"), f"{policy.key} is {where} too")
+    return False
 
 
 def _network_policy(

@@ -3,9 +3,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent.sources.places import PolicyPlace
 
 __all__ = ["MAX_BYTES", "FieldPath", "MeshFileError", "Problem", "format_field"]
 
@@ -26,6 +29,8 @@ class Problem:
     column: int
     field: str
     reason: str
+    file: str = ""
+    """Where it is not in the file that was read, but in one that this one names."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}" if self.field else self.reason
@@ -34,10 +39,18 @@ class Problem:
 class MeshFileError(ConfigError):
     """A mesh file cannot be used; it holds every problem found, and its text has one on a line."""
 
-    def __init__(self, file: str, problems: Iterable[Problem]) -> None:
+    def __init__(
+        self,
+        file: str,
+        problems: Iterable[Problem],
+        *,
+        places: "tuple[PolicyPlace, ...] | None" = None,
+    ) -> None:
         self.file = file
-        self.problems = tuple(sorted(set(problems)))
-        lines = [f"{file}:{problem.line}: {problem}" for problem in self.problems[:_SHOWN]]
+        self.problems = tuple(sorted(set(problems), key=lambda one: (one.file, one)))
+        self.places = places
+        """What ``policyFiles`` names, where so much could be read: to be watched as well."""
+        lines = [f"{one.file or file}:{one.line}: {one}" for one in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             lines.append(f"{file}: and {len(self.problems) - _SHOWN} more problems")
         super().__init__("\n".join(lines))

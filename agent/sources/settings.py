@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.sources.places import PolicyPlace
 from mesh.compile.node import DEFAULT_ROOT_NAMESPACE, SameNode
 from mesh.model.namespace import Namespace
 from mesh.model.node import Node
@@ -82,3 +83,9 @@ class MeshFile:
     policies: tuple[Policy, ...] = ()
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     """Policies of this namespace hold in every namespace."""
+    inline_policies: int = 0
+    """So many of the policies, the first ones, stand in the mesh file itself."""
+    policy_places: tuple[PolicyPlace, ...] = ()
+    """Where the others stand: the entries of ``policyFiles``."""
+    policy_digest: bytes = b""
+    """Of the files that they were read from."""

@@ -8,7 +8,8 @@ take a second. In Python alone the same took five.)
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from yaml.cyaml import CParser  # type: ignore[attr-defined] # the stub forgets 
 
 from agent.sources.problems import MAX_BYTES, FieldPath, MeshFileError, Problem, format_field
 
-__all__ = ["Document", "Position", "parse_yaml"]
+__all__ = ["Document", "Position", "parse_documents", "parse_yaml"]
 
 _MAX_VALUES: Final = 4_000_000
 _MAX_DEPTH: Final = 32
@@ -52,16 +53,47 @@ class Document:
 
 def parse_yaml(text: bytes, file: str) -> Document:
     """Read one YAML document. Raises MeshFileError."""
+    with _sentences(text, file):
+        reader = _Reader(file, CParser(_decode(text, file)))
+        value = reader.document()
+    if reader.problems:
+        raise MeshFileError(file, reader.problems)
+    return Document(file, value, reader.positions, reader.key_positions)
+
+
+def parse_documents(text: bytes, file: str) -> tuple[list[Document], list[Problem]]:
+    """Read every YAML document of a file, and what is wrong with its YAML.
+
+    One that is not YAML ends the reading; those before it are returned all the same.
+    """
+    found: list[Document] = []
+    problems: list[Problem] = []
+    try:
+        with _sentences(text, file):
+            reader = _Reader(file, CParser(_decode(text, file)))
+            for value in reader.documents():
+                found.append(Document(file, value, reader.positions, reader.key_positions))
+                problems += reader.problems
+    except MeshFileError as error:
+        problems += error.problems
+    return found, problems
+
+
+def _decode(text: bytes, file: str) -> str:
     if len(text) > MAX_BYTES:
         raise _refusal(file, (1, 1), f"the file is larger than {MAX_BYTES // 1024**2} MiB")
     try:
-        decoded = text.decode("utf-8-sig")
+        return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
         raise _refusal(file, (line, 1), "the file is not UTF-8 text") from error
+
+
+@contextmanager
+def _sentences(text: bytes, file: str) -> Iterator[None]:
+    """Turn the parser's errors into ours."""
     try:
-        reader = _Reader(file, CParser(decoded))
-        value = reader.document()
+        yield
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         where = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
@@ -70,9 +102,6 @@ def parse_yaml(text: bytes, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count(b"\n") + 1
         raise _refusal(file, (line, 1), f"not YAML: {error.reason}") from error
-    if reader.problems:
-        raise MeshFileError(file, reader.problems)
-    return Document(file, value, reader.positions, reader.key_positions)
 
 
 def _refusal(file: str, where: Position, reason: str) -> MeshFileError:
@@ -92,13 +121,17 @@ class _Reader:
     """Turns events into values, noting positions and collecting what cannot be a value."""
 
     def __init__(self, file: str, parser: Any) -> None:
-        self.positions: dict[FieldPath, Position] = {}
-        self.key_positions: dict[FieldPath, Position] = {}
-        self.problems: list[Problem] = []
         self._file = file
         self._next = parser.get_event
         self._count = 0
         self._texts: dict[str, str] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Of the document before, nothing holds in the next; but all are counted together."""
+        self.positions: dict[FieldPath, Position] = {}
+        self.key_positions: dict[FieldPath, Position] = {}
+        self.problems: list[Problem] = []
         self._anchors: dict[str, _Anchored | None] = {}
         """None for one whose value is not complete."""
 
@@ -114,6 +147,15 @@ class _Reader:
         if not isinstance(event, yaml.StreamEndEvent):
             raise _refusal(self._file, _position(event), "not YAML: but found another document")
         return value
+
+    def documents(self) -> Iterator[Any]:
+        """Read one document after the other; positions are those of the last one."""
+        self._next()  # the start of the stream
+        while not isinstance(self._next(), yaml.StreamEndEvent):
+            self._begin()
+            value = self._read(self._next(), ())
+            self._next()  # the end of the document
+            yield value
 
     def _read(self, event: _Event, path: FieldPath) -> Any:
         if isinstance(event, yaml.AliasEvent):

@@ -209,6 +209,22 @@ def test_a_peer_authentication_in_full():
         ),
         (AP % ("", "{rules: [{when: [{key: source.ip}]}]}"), "when[0]: needs values or notValues"),
         (
+            AP % ("", "{rules: [{when: [{key: source.ipp, values: [10.0.0.1]}]}]}"),
+            "when[0].key: unknown condition 'source.ipp'; did you mean source.ip?",
+        ),
+        (
+            AP % ("", "{rules: [{when: [{key: request.header, values: [x]}]}]}"),
+            "when[0].key: unknown condition 'request.header'; did you mean request.headers[NAME]?",
+        ),
+        (
+            AP % ("", "{rules: [{when: [{key: request.auth.claim, values: [x]}]}]}"),
+            "when[0].key: unknown condition 'request.auth.claim'; did you mean request.auth.claims",
+        ),
+        (
+            AP % ("", "{rules: [{when: [{key: 'request.headers[]', values: [x]}]}]}"),
+            "when[0].key: unknown condition 'request.headers[]'",
+        ),
+        (
             PA % "{mtls: {mode: strict}}",
             "spec.mtls.mode: must be UNSET or DISABLE or PERMISSIVE or STRICT",
         ),
@@ -259,6 +275,24 @@ def test_mistakes_are_named_with_their_place(policy, sentence):
     said = complaints(policy)
     assert sentence in said
     assert said.startswith("mesh.yaml:6: ")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "request.headers[user-agent]",
+        "request.auth.principal",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "request.auth.claims[iss]",
+        "request.auth.claims[a][b]",
+        "connection.sni",
+        "experimental.envoy.filters.network.mysql_proxy[db]",
+    ],
+)
+def test_conditions_of_layer_7_are_kept_by_their_keys(key):
+    (policy,) = parse(AP % ("", f'{{rules: [{{when: [{{key: "{key}", values: [x]}}]}}]}}'))
+    assert policy.rules[0].layer7 == (key,)
 
 
 def test_a_name_counts_once():
