@@ -122,7 +122,9 @@ inline_only void report_dial(u32 source, const struct dial *dial, const struct a
 	event->destination_port = dial->port;
 	event->original = *original;
 	event->original_port = original_port;
-	event->reason = dial->reason;
+	event->reason = (u16)dial->reason;
+	if (kind == EVENT_DENIED)
+		event->direction = DIRECTION_EGRESS;
 	event->source_workload = source;
 	event->destination_workload = dial->workload_id;
 	event->service_id = dial->service_id;
@@ -141,6 +143,7 @@ inline_only void report_dry_run(u32 source, const struct dial *dial)
 	event->destination = dial->address;
 	event->destination_port = dial->port;
 	event->reason = REASON_POLICY_DENY;
+	event->direction = DIRECTION_EGRESS;
 	event->source_workload = source;
 	event->destination_workload = dial->workload_id;
 	event->service_id = dial->service_id;

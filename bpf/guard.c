@@ -113,36 +113,52 @@ inline_only bool is_told(u32 reason)
 	       reason == REASON_TUNNEL_BYPASSED;
 }
 
-/* An event, in which what leaves is the right way round again. */
-inline_only void tell(const struct packet *packet, u8 kind, u32 reason, u32 source, u32 destination)
+/*
+ * Which end of the connection is judged. A packet that is no part of one is judged where it is.
+ */
+inline_only u8 direction_of(const struct packet *packet, const struct judged *judged)
 {
+	if (judged->direction)
+		return judged->direction;
+	return packet->outgoing ? DIRECTION_EGRESS : DIRECTION_INGRESS;
+}
+
+/* An event of the connection: its source is who began it, whichever way the packet goes. */
+inline_only void tell(const struct packet *packet, const struct guarded_pod *pod,
+		      const struct judged *judged, u8 kind, u16 reason)
+{
+	u8 direction = direction_of(packet, judged);
 	struct packet seen = *packet;
 
-	if (packet->outgoing)
-		turn_packet(&seen);
-	report_packet(&seen, kind, reason, source, destination, 0);
+	if (direction == DIRECTION_INGRESS) {
+		report_packet(&seen, kind, reason, direction, judged->peer, pod->workload_id, 0);
+		return;
+	}
+	turn_packet(&seen);
+	report_packet(&seen, kind, reason, direction, pod->workload_id, judged->peer, 0);
 }
 
 /* Policies in dry run would refuse what passes. */
-inline_only void note_dry_run(const struct packet *packet, const struct guarded_pod *pod, u32 peer)
+inline_only void note_dry_run(const struct packet *packet, const struct guarded_pod *pod,
+			      const struct judged *judged)
 {
 	count_statistic(STATISTIC_DRY_DENIED);
-	tell(packet, EVENT_DRY_DENIED, REASON_POLICY_DENY,
-	     packet->outgoing ? pod->workload_id : peer,
-	     packet->outgoing ? peer : pod->workload_id);
+	tell(packet, pod, judged, EVENT_DRY_DENIED, REASON_POLICY_DENY);
 }
 
 inline_only int refuse_packet(struct __sk_buff *skb, const struct packet *packet,
-			      const struct guarded_pod *pod, u32 peer, u32 reason)
+			      const struct guarded_pod *pod, const struct judged *judged,
+			      u16 reason)
 {
-	u32 source = packet->outgoing ? pod->workload_id : peer;
-	u32 destination = packet->outgoing ? peer : pod->workload_id;
+	bool egress = direction_of(packet, judged) == DIRECTION_EGRESS;
+	u32 source = egress ? pod->workload_id : judged->peer;
+	u32 destination = egress ? judged->peer : pod->workload_id;
 	struct traffic *total =
-		traffic_of(source, destination, 0, (u16)reason, ROUTE_DENY, packet->protocol);
+		traffic_of(source, destination, 0, reason, ROUTE_DENY, packet->protocol);
 
 	if (total)
 		total->failed++;
-	tell(packet, EVENT_DROPPED, reason, source, destination);
+	tell(packet, pod, judged, EVENT_DROPPED, reason);
 	if (!is_told(reason))
 		return TC_ACT_SHOT;
 	if (packet->protocol == IPPROTO_TCP)
@@ -189,10 +205,10 @@ int mesh_guard_judge(struct __sk_buff *skb)
 		scratch->inspection.judged.generation = verdict.generation;
 		scratch->inspection.reason = (u16)verdict.reason;
 		if (verdict.reason == REASON_NONE && verdict.flags & VERDICT_DRY_DENY)
-			note_dry_run(&scratch->packet, pod, query.peer);
+			note_dry_run(&scratch->packet, pod, &scratch->inspection.judged);
 	}
 	if (scratch->inspection.reason != REASON_NONE)
-		return refuse_packet(skb, &scratch->packet, pod, scratch->inspection.judged.peer,
+		return refuse_packet(skb, &scratch->packet, pod, &scratch->inspection.judged,
 				     scratch->inspection.reason);
 	remember(skb, &scratch->packet, &scratch->inspection);
 	return pass(skb, &scratch->packet, scratch->slot);

@@ -44,8 +44,8 @@ inline_only u64 find_nonce(struct __sk_buff *skb, const struct packet *packet)
 	return 0;
 }
 
-inline_only void report_packet(const struct packet *packet, u8 kind, u32 reason, u32 source,
-			       u32 destination, u32 service)
+inline_only void report_packet(const struct packet *packet, u8 kind, u16 reason, u8 direction,
+			       u32 source, u32 destination, u32 service)
 {
 	struct event *event = start_event(kind, packet->protocol);
 
@@ -58,6 +58,7 @@ inline_only void report_packet(const struct packet *packet, u8 kind, u32 reason,
 	event->destination_port = packet->destination_port;
 	event->original_port = packet->destination_port;
 	event->reason = reason;
+	event->direction = direction;
 	event->source_workload = source;
 	event->destination_workload = destination;
 	event->service_id = service;
@@ -104,7 +105,7 @@ inline_only bool consume_nonce(struct __sk_buff *skb, const struct packet *packe
 			   ROUTE_DIRECT, IPPROTO_TCP);
 	if (total)
 		total->attested++;
-	report_packet(packet, EVENT_ATTESTED, REASON_NONE, record.source_workload, pod->workload_id,
-		      record.service_id);
+	report_packet(packet, EVENT_ATTESTED, REASON_NONE, DIRECTION_INGRESS,
+		      record.source_workload, pod->workload_id, record.service_id);
 	return true;
 }

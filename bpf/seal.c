@@ -100,6 +100,7 @@ inline_only u32 seal_packet(struct __sk_buff *skb, u32 slot, const struct guarde
 int mesh_seal(struct __sk_buff *skb)
 {
 	u32 slot = skb->tc_classid & 0xffff;
+	struct judged unknown = {};
 	struct packet packet = {};
 	struct guarded_pod *pod;
 	u32 reason;
@@ -113,5 +114,5 @@ int mesh_seal(struct __sk_buff *skb)
 	count_statistic(STATISTIC_SEALED);
 	packet.outgoing = true;
 	turn_packet(&packet);
-	return refuse_packet(skb, &packet, pod, 0, reason);
+	return refuse_packet(skb, &packet, pod, &unknown, (u16)reason);
 }

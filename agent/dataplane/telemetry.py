@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agent.abi import structs
 from agent.abi.codec import decode_address, decode_port
+from agent.abi.policy import Direction
 from agent.abi.structs import EventKind, Statistic
 from agent.dataplane import bpf
 from mesh.model.address import IpAddress
@@ -34,6 +35,9 @@ class KernelEvent:
     reason: Reason
     protocol: int
     """IPPROTO_TCP or IPPROTO_UDP."""
+
+    direction: Direction | None
+    """Which end was judged; None where the event says no verdict."""
 
     source_workload: WorkloadId
     destination_workload: WorkloadId
@@ -80,6 +84,7 @@ def decode_event(raw: bytes) -> KernelEvent:
         kind=EventKind(event.kind),
         reason=Reason(event.reason),
         protocol=event.protocol,
+        direction=Direction(event.direction) if event.direction else None,
         source_workload=WorkloadId(event.source_workload),
         destination_workload=WorkloadId(event.destination_workload),
         service_id=ServiceId(event.service_id),

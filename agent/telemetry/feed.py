@@ -239,7 +239,7 @@ class Feed:
 
 
 _KIND: Final = RawEvent.kind.offset
-_REASON: Final = slice(RawEvent.reason.offset, RawEvent.reason.offset + 4)
+_REASON: Final = slice(RawEvent.reason.offset, RawEvent.reason.offset + RawEvent.reason.size)
 _PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMP", 132: "SCTP"}
 _OF_KIND: Final = {
     int(EventKind.CONNECTED): Verdict.ALLOWED,

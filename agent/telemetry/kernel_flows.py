@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Literal, Protocol
 
+from agent.abi.policy import Direction
 from agent.abi.structs import Event, EventKind
 from agent.telemetry.connections import ConnectionRecord, Ended, EndedLater, Path
 from agent.telemetry.directory import Directory
@@ -72,17 +73,18 @@ class KernelEvent(Protocol):
 _KIND: Final = Event.kind.offset
 _ADDRESSES: Final = slice(Event.source.offset, Event.original.offset)
 _PORTS: Final = slice(Event.source_port.offset, Event.original_port.offset)
-_REASON: Final = slice(Event.reason.offset, Event.reason.offset + 4)
+_REASON: Final = slice(Event.reason.offset, Event.reason.offset + Event.reason.size)
+_DIRECTION: Final = Event.direction.offset
 _SOURCE: Final = slice(Event.source_workload.offset, Event.source_workload.offset + 4)
 _DESTINATION: Final = slice(
     Event.destination_workload.offset, Event.destination_workload.offset + 4
 )
 _NOTHING: Final = bytes(4)
+_NO_REASON: Final = bytes(Event.reason.size)
 _CONNECTED: Final = int(EventKind.CONNECTED)
 _ATTESTED: Final = int(EventKind.ATTESTED)
 _CLOSED: Final = int(EventKind.CLOSED)
 _PASSTHROUGH: Final = int(EventKind.PASSTHROUGH)
-_DROPPED: Final = int(EventKind.DROPPED)
 _DRY_DENIED: Final = int(EventKind.DRY_DENIED)
 
 _Direction = Literal["outbound", "inbound"]
@@ -123,7 +125,7 @@ class KernelFlows:
             elif kind != _DRY_DENIED:  # it passed, and is told of by what it opened
                 make = partial(self._single, raw, kind, now)
                 path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
-                ended.append(EndedLater(path, now, raw[_REASON] == _NOTHING, make))
+                ended.append(EndedLater(path, now, raw[_REASON] == _NO_REASON, make))
         return ended
 
     def open_flows(self) -> list[_Make]:
@@ -144,14 +146,14 @@ class KernelFlows:
         kind = raw[_KIND]
         record = self._single(raw, kind, at)
         if kind == _ATTESTED:
-            record = replace(record, direction="inbound", attested=True)
+            record = replace(record, attested=True)
         return record, self._decode(raw).protocol
 
     def _close(self, raw: bytes, now: float) -> Iterable[Ended]:
         key = raw[_ADDRESSES] + raw[_PORTS]
         connected = self._connected.pop(key, None)
         attested = self._attested.pop(key, None) or _own_proof(connected)
-        path, orderly = self._path(raw), raw[_REASON] == _NOTHING
+        path, orderly = self._path(raw), raw[_REASON] == _NO_REASON
         yield EndedLater(path, now, orderly, partial(self._outbound, connected, attested, raw, now))
         if attested is not None:
             yield EndedLater(
@@ -166,7 +168,8 @@ class KernelFlows:
 
     def _single(self, raw: bytes, kind: int, ended_at: float) -> ConnectionRecord:
         path = Path.PASSTHROUGH if kind == _PASSTHROUGH else self._path(raw)
-        direction: _Direction = "inbound" if kind == _DROPPED else "outbound"
+        inbound = raw[_DIRECTION] == Direction.INGRESS
+        direction: _Direction = "inbound" if inbound else "outbound"
         event = self._decode(raw)
         record = self._record(event, path, direction)
         return replace(record, ended_at=ended_at, reason=reason_text(event.reason))

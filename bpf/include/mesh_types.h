@@ -270,7 +270,9 @@ struct event {
 	__be16 original_port;
 	__u8 kind; /* enum event_kind */
 	__u8 protocol;
-	__u32 reason; /* enum reason */
+	__u16 reason;	/* enum reason */
+	__u8 direction; /* enum direction: which end was judged; 0: the event says no verdict */
+	__u8 pad;
 	__u32 source_workload;
 	__u32 destination_workload;
 	__u32 service_id;

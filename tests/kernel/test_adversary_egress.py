@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from agent.abi.policy import Direction
 from agent.abi.structs import EventKind, Statistic
 from agent.dataplane import kernel
 from mesh.model.network_policy import PodPeer
@@ -52,6 +53,7 @@ class Scene:
         assert {event.reason for event in found} == {reason}
         attacker = self.node.enrolled(self.attacker).workload_id
         assert {event.source_workload for event in found} == {attacker}
+        assert {event.direction for event in found} == {Direction.EGRESS}
 
 
 @pytest.fixture

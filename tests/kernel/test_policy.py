@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, ip_network
 
 import pytest
 
+from agent.abi.policy import Direction
 from agent.abi.structs import EventKind, Statistic
 from mesh.model.authorization_policy import (
     Action,
@@ -99,6 +100,7 @@ def test_ingress_by_label_refuses_with_a_reset(node: Node, make_pod: MakePod, ve
     assert (how, seconds < 0.5) == ("ECONNREFUSED", True)
     (event,) = node.events(EventKind.DROPPED)
     assert event.reason is Reason.NETWORK_POLICY
+    assert event.direction is Direction.INGRESS
     assert event.source_workload == node.enrolled(stranger).workload_id
     node.set_policies()
     assert attempt(stranger, target, 8080)[0] == "open"

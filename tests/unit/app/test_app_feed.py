@@ -9,6 +9,7 @@ import pytest
 from app_rows import Clock, Closed, peer, tables
 from test_app_kernel_flows import Told as KernelTold
 
+from agent.abi.policy import Direction
 from agent.abi.structs import EventKind
 from agent.dataplane.telemetry import decode_event
 from agent.telemetry.directory import Directory
@@ -20,6 +21,7 @@ from mesh.reasons import Reason
 
 DENIED = KernelTold(EventKind.DENIED, reason=Reason.NETWORK_POLICY)
 ALLOWED = KernelTold(EventKind.CONNECTED)
+ATTESTED = KernelTold(EventKind.ATTESTED, direction=Direction.INGRESS)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ async def test_a_refusal_is_told_with_both_ends_and_kept_for_later(feed: Feed) -
 async def test_what_is_allowed_is_told_to_watchers_only(feed: Feed) -> None:
     feed.kernel([ALLOWED.raw()])
     with feed.watch() as watcher, feed.watch(Verdict.DENIED) as strict:
-        feed.kernel([ALLOWED.raw(), KernelTold(EventKind.ATTESTED).raw(), DENIED.raw()])
+        feed.kernel([ALLOWED.raw(), ATTESTED.raw(), DENIED.raw()])
         feed.kernel([KernelTold(EventKind.CLOSED).raw()])
         directions = [(one.verdict, one.direction) for one in await watcher.take(1)]
         assert [one.verdict for one in await strict.take(1)] == [Verdict.DENIED]

@@ -3,10 +3,12 @@
 
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Any
 
 from app_rows import Clock, peer, tables
 
 from agent.abi.codec import encode_address, encode_port
+from agent.abi.policy import Direction
 from agent.abi.structs import Event, EventKind
 from agent.dataplane.telemetry import decode_event
 from agent.telemetry.connections import ConnectionRecord, Path
@@ -34,6 +36,12 @@ class Told:
     bytes_sent: int = 0
     bytes_received: int = 0
     duration_ns: int = 0
+    direction: int = 0
+
+    @classmethod
+    def refused(cls, direction: Direction, **facts: Any) -> "Told":
+        """By the guard of one end."""
+        return cls(EventKind.DROPPED, direction=direction, reason=Reason.POLICY_DENY, **facts)
 
     def raw(self) -> bytes:
         """The bytes that the kernel would write."""
@@ -154,7 +162,7 @@ def test_what_cannot_be_followed_is_recorded_at_once() -> None:
         [
             Told(EventKind.PASSTHROUGH, destination=outside, destination_workload=0),
             Told(EventKind.DENIED, reason=Reason.NO_ENDPOINT, source=None),
-            Told(EventKind.DROPPED, reason=Reason.CAPTURE_PORT_FROM_OUTSIDE),
+            Told.refused(Direction.INGRESS),
         ]
     )
     assert passed.path is Path.PASSTHROUGH
@@ -162,3 +170,14 @@ def test_what_cannot_be_followed_is_recorded_at_once() -> None:
     assert denied.reason == "no-endpoint"
     assert denied.source == ""
     assert dropped.direction == "inbound"
+
+
+def test_who_refused_says_the_direction() -> None:
+    kept = flows()
+    told = [
+        Told.refused(Direction.EGRESS),
+        Told(EventKind.DENIED, direction=Direction.EGRESS, reason=Reason.NETWORK_POLICY),
+        Told.refused(Direction.INGRESS),
+    ]
+    directions = [record.direction for record in kept.observe(told)]
+    assert directions == ["outbound", "outbound", "inbound"]
