@@ -207,9 +207,13 @@ int mesh_guard_judge(struct __sk_buff *skb)
 		if (verdict.reason == REASON_NONE && verdict.flags & VERDICT_DRY_DENY)
 			note_dry_run(&scratch->packet, pod, &scratch->inspection.judged);
 	}
-	if (scratch->inspection.reason != REASON_NONE)
+	if (scratch->inspection.reason != REASON_NONE) {
+		/* The answer leaves by guard_egress, where a policy must not refuse it. */
+		if (!scratch->packet.outgoing)
+			skb->tc_index = (u16)scratch->slot;
 		return refuse_packet(skb, &scratch->packet, pod, &scratch->inspection.judged,
 				     scratch->inspection.reason);
+	}
 	remember(skb, &scratch->packet, &scratch->inspection);
 	return pass(skb, &scratch->packet, scratch->slot);
 }
@@ -243,6 +247,7 @@ int mesh_guard_ingress(struct __sk_buff *skb)
 	pod = guarded_pods.lookup(&slot);
 	if (!pod || is_own_answer(skb))
 		return TC_ACT_UNSPEC;
+	skb->tc_index = 0; /* the stamp of another's guard */
 	if (!parse_packet(skb, &packet)) {
 		if (!is_tagged(skb))
 			return TC_ACT_UNSPEC; /* nothing of IP will come of it */
@@ -271,7 +276,8 @@ int mesh_guard_egress(struct __sk_buff *skb)
 	struct guarded_pod *pod;
 
 	pod = guarded_pods.lookup(&slot);
-	if (!pod)
+	/* Stamped before it leaves: guard_ingress answers what it has refused. */
+	if (!pod || skb->tc_index == (u16)slot)
 		return TC_ACT_UNSPEC;
 	packet.outgoing = true;
 	if (is_agent_packet(skb)) {
