@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from mesh.model.address import IpAddress
 from mesh.model.identity import Identity
 from mesh.model.workload import WorkloadUid
+from mesh.rows import changed_keys
 from mesh.tables import (
     EndpointKey,
     EndpointRow,
@@ -70,13 +71,15 @@ def diff(have: Mapping[KeyT, RowT], want: Mapping[KeyT, RowT]) -> Patch[KeyT, Ro
         return Patch()
     nothing = object()
     get: Any = have.get  # a default of another type than the rows
+    keys = changed_keys(have, want)
+    rows = want.items() if keys is None else [(key, want[key]) for key in keys if key in want]
     return Patch(
         upserts={
-            key: row
-            for key, row in want.items()
-            if (old := get(key, nothing)) is not row and old != row
+            key: row for key, row in rows if (old := get(key, nothing)) is not row and old != row
         },
-        removes=tuple(key for key in have if key not in want),
+        removes=tuple(
+            key for key in (have if keys is None else keys) if key in have and key not in want
+        ),
     )
 
 

@@ -7,7 +7,8 @@
                                   ├ by namespace, by node
                                   └ by (namespace, label key, label value)
                         services  ┬ by VIP
-                                  └ by namespace
+                                  ├ by namespace
+                                  └ by what they list as endpoints
                         namespaces, nodes, policies, in_sync
 
 One task owns a MeshState and applies every event. Nothing is copied: read it between two applies.
@@ -59,6 +60,7 @@ class MeshState:
         self.services: Store[ServiceName, Service] = Store()
         self.services_by_vip = self.services.add_index(lambda value: value.vips)
         self.services_by_namespace = self.services.add_index(lambda value: (value.namespace,))
+        self.services_by_target = self.services.add_index(_targets)
         self.namespaces: Store[str, Namespace] = Store()
         self.nodes: Store[str, Node] = Store()
         self.policies: Store[PolicyName, Policy] = Store()
@@ -132,3 +134,7 @@ def own_addresses(workload: Workload) -> tuple[IpAddress, ...]:
 
 def _namespaced_labels(workload: Workload) -> Iterable[tuple[str, str, str]]:
     return ((workload.namespace, key, value) for key, value in workload.labels.items())
+
+
+def _targets(service: Service) -> Iterable[WorkloadUid | IpAddress]:
+    return {endpoint.target for endpoint in service.endpoints}

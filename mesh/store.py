@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store: one primary map and named indexes, kept in step by one insert and one remove."""
+"""A store: one primary map and named indexes, kept in step by one insert and one remove.
 
+It remembers which keys were touched last, so that who has seen an earlier revision is told what is
+new since.
+"""
+
+from collections import OrderedDict
 from collections.abc import (
     Callable,
     Collection,
@@ -13,13 +18,16 @@ from collections.abc import (
 from collections.abc import (
     Set as AbstractSet,
 )
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 __all__ = ["Index", "Store"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 H = TypeVar("H")
+
+_REMEMBERED: Final = 4096
+"""Keys whose last change is remembered; who is further behind looks at everything."""
 
 
 class Index(Generic[H, K, V]):
@@ -92,11 +100,15 @@ class Index(Generic[H, K, V]):
 class Store(Generic[K, V]):
     """Values by key. ``insert`` replaces; ``remove`` of what is not there does nothing."""
 
-    __slots__ = ("_indexes", "_values")
+    __slots__ = ("_forgotten", "_indexes", "_touched", "_values", "revision")
 
     def __init__(self) -> None:
         self._values: dict[K, V] = {}
         self._indexes: list[Index[Any, K, V]] = []
+        self._touched: OrderedDict[K, int] = OrderedDict()
+        self._forgotten = 0
+        self.revision = 0
+        """Grows with every change."""
 
     def add_index(self, facets: Callable[[V], Iterable[H]]) -> Index[H, K, V]:
         """An index over ``facets``, which must depend on the value alone. Call before inserting."""
@@ -106,7 +118,8 @@ class Store(Generic[K, V]):
 
     def insert(self, key: K, value: V) -> None:
         """Put the value under the key and into every index."""
-        self.remove(key)
+        self._take(key)
+        self._note(key)
         self._values[key] = value
         for index in self._indexes:
             index._insert(key, value)  # noqa: SLF001 - a store and its indexes are one thing
@@ -114,9 +127,32 @@ class Store(Generic[K, V]):
     def remove(self, key: K) -> None:
         """Take the value out of the map and of every index."""
         if key in self._values:
+            self._take(key)
+            self._note(key)
+
+    def changed_since(self, revision: int) -> list[K] | None:
+        """The keys that came, went or were replaced since then, the last first; None: too many."""
+        if revision < self._forgotten:
+            return None
+        found: list[K] = []
+        for key in reversed(self._touched):
+            if self._touched[key] <= revision:
+                break
+            found.append(key)
+        return found
+
+    def _take(self, key: K) -> None:
+        if key in self._values:
             value = self._values.pop(key)
             for index in self._indexes:
                 index._remove(key, value)  # noqa: SLF001 - as above
+
+    def _note(self, key: K) -> None:
+        self.revision += 1
+        self._touched[key] = self.revision
+        self._touched.move_to_end(key)
+        if len(self._touched) > _REMEMBERED:
+            _, self._forgotten = self._touched.popitem(last=False)
 
     def get(self, key: K) -> V | None:
         """The value under the key, or None."""

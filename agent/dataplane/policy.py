@@ -13,9 +13,9 @@ as it was: its sets stay until the next flip, for a run that has begun before th
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Any, Final
 
 from agent.abi import policy
 from agent.abi.codec import encode_address, encode_port
@@ -23,6 +23,7 @@ from agent.dataplane import bpf
 from agent.dataplane.rows import MapContent
 from agent.dataplane.sync import TableMap
 from mesh.model.network_policy import IpNetwork
+from mesh.rows import Rows, changed_keys
 from mesh.tables import (
     CidrMaskKey,
     ClassMaskRow,
@@ -55,15 +56,14 @@ class PolicyMaps:
 
     def __init__(self, maps: Mapping[str, int], generation: int) -> None:
         self.generation = generation
-        self._sets = {name: TableMap(maps[name]) for name in _SET_TABLES}
+        self._sets = {name: _SetMap(name, maps[name]) for name in _SET_TABLES}
         self._subjects = _Subjects(maps["subjects"])
-        self._before: dict[str, MapContent] = {name: {} for name in _SET_TABLES}
         self._held: Tables | None = None
 
     @property
     def entries(self) -> dict[str, int]:
         """Map -> rows in it."""
-        sets = {name: len(table.have) for name, table in self._sets.items()}
+        sets = {name: one.count for name, one in self._sets.items()}
         return {**sets, "subjects": self._subjects.count}
 
     def apply(self, tables: Tables, flip: Callable[[int], None], *, in_sync: bool) -> None:
@@ -75,17 +75,60 @@ class PolicyMaps:
         if self._held is not None and _same_policy(self._held, tables):
             return
         self._held = None  # until all of it is there
-        want = _set_content(tables)
         for name in _SET_TABLES:
-            self._sets[name].add(want[name])
+            self._sets[name].add(getattr(tables, name))
         if self._subjects.prepare(tables.subjects, self.generation, keep=not in_sync):
             self.generation = (self.generation + 1) & 0xFFFFFFFF
             flip(self.generation)
         if not in_sync:
             return
         for name in reversed(_SET_TABLES):
-            self._sets[name].keep(want[name].keys() | self._before[name].keys())
-        self._before, self._held = want, tables
+            self._sets[name].clean()
+        self._held = tables
+
+
+class _SetMap:
+    """One table of the sets: what is wanted, and what was until now and is not deleted yet."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self._encode = _ENCODERS[name]
+        self._map = TableMap(fd)
+        self._rows: Mapping[Any, Any] | None = None
+        """All of these are in the kernel; None where that is not known."""
+        self._cleaned: Mapping[Any, Any] = {}
+        self._fresh: set[bytes] = set()
+        """Not wanted any more, but named by the buffer that was in force until now."""
+        self._stale: set[bytes] = set()
+        """Named by neither buffer."""
+
+    @property
+    def count(self) -> int:
+        return len(self._map.have)
+
+    def add(self, rows: Mapping[Any, Any]) -> None:
+        """Write what is new; what is not wanted any more stays."""
+        before, self._rows = self._rows, None  # until all of it is there
+        keys = None if before is None else changed_keys(before, rows)
+        if before is None or keys is None:
+            content = self._encode(rows.values())
+            self._map.add(content)
+            surplus = self._map.have.keys() - content.keys()
+            self._fresh = surplus & self._encode(self._cleaned.values()).keys()
+            self._stale = surplus - self._fresh
+        else:
+            content = self._encode(rows[key] for key in keys if key in rows)
+            gone = self._encode(before[key] for key in keys if key in before and key not in rows)
+            self._map.add(content)
+            self._fresh |= gone.keys()
+            self._fresh -= content.keys()
+            self._stale -= content.keys()
+        self._rows = rows
+
+    def clean(self) -> None:
+        """Delete what nobody refers to; what the flip has put out of force goes at the next."""
+        self._map.remove(self._stale)
+        self._stale, self._fresh = self._fresh, set()
+        self._cleaned = self._rows or {}
 
 
 class _Subjects:
@@ -108,17 +151,17 @@ class _Subjects:
         held, have = self._rows[now], self._rows[idle]
         if held is None or have is None:
             return self._prepare_unknown(want, now, idle, keep=keep)
-        if keep and not held.keys() <= want.keys():
-            want = {**held, **want}
-        if held is want or held == want:
+        if keep:
+            want = _with_missing(want, held)
+        if not any(held.get(key) != want.get(key) for key in _either(held, want)):
             return False
         self._rows[idle] = None  # until all of it is there
-        for number, row in want.items():
-            before = have.get(number)
-            if before is not row and before != row:
+        for number in _either(have, want):
+            row, before = want.get(number), have.get(number)
+            if row is None:
+                bpf.map_delete(self._fd, _key(number, idle))
+            elif before is not row and before != row:
                 bpf.map_update(self._fd, _key(number, idle), _subject(row))
-        for number in have.keys() - want.keys():
-            bpf.map_delete(self._fd, _key(number, idle))
         self._rows[idle] = want
         return True
 
@@ -147,6 +190,22 @@ class _Subjects:
         return True
 
 
+def _either(have: Subjects, want: Subjects) -> Collection[WorkloadId]:
+    """The keys by which the two can differ."""
+    keys = changed_keys(have, want)
+    return have.keys() | want.keys() if keys is None else keys
+
+
+def _with_missing(want: Subjects, held: Subjects) -> Subjects:
+    """``want``, and what only ``held`` has."""
+    keys = changed_keys(held, want)
+    missing = {key: held[key] for key in (held if keys is None else keys) if key in held}
+    missing = {key: row for key, row in missing.items() if key not in want}
+    if not missing:
+        return want
+    return want.change(missing) if isinstance(want, Rows) else {**want, **missing}
+
+
 def _same_policy(have: Tables, want: Tables) -> bool:
     """A table that did not change is the same object."""
     names = ("subjects", *_SET_TABLES)
@@ -160,15 +219,6 @@ def _key(number: int, buffer: int) -> bytes:
 def _subject(row: SubjectRow) -> bytes:
     flags = policy.SubjectFlag.JUDGED if row.judged else 0
     return bytes(policy.Subject(row.peer_class, row.ingress, row.egress, flags))
-
-
-def _set_content(tables: Tables) -> dict[str, MapContent]:
-    return {
-        "port_masks": {_port_key(row.key): _mask(row.mask) for row in tables.port_masks.values()},
-        "cidr_masks": {_cidr_key(row.key): _mask(row.mask) for row in tables.cidr_masks.values()},
-        "class_masks": dict(map(_class_row, tables.class_masks.values())),
-        "policy_sets": dict(map(_head, tables.policy_sets.values())),
-    }
 
 
 def _mask(mask: int) -> bytes:
@@ -206,3 +256,11 @@ def _port_key(key: PortMaskKey) -> bytes:
         return bytes(policy.PortMaskKey(_SET_BITS, key.set_id, 0, 0, 0))
     length = _SET_BITS + _PROTOCOL_BITS + key.prefix
     return bytes(policy.PortMaskKey(length, key.set_id, key.protocol, 0, encode_port(key.port)))
+
+
+_ENCODERS: Final[Mapping[str, Callable[[Iterable[Any]], MapContent]]] = {
+    "port_masks": lambda rows: {_port_key(row.key): _mask(row.mask) for row in rows},
+    "cidr_masks": lambda rows: {_cidr_key(row.key): _mask(row.mask) for row in rows},
+    "class_masks": lambda rows: dict(map(_class_row, rows)),
+    "policy_sets": lambda rows: dict(map(_head, rows)),
+}

@@ -18,7 +18,8 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,18 +34,19 @@ from agent.dataplane.pods import EnrolledPod
 from agent.dataplane.policy import PolicyMaps
 from agent.dataplane.reaper import reap
 from agent.dataplane.ring import RingReader
+from agent.dataplane.series import TrafficSeries
 from agent.dataplane.sync import TableMap
 from agent.dataplane.telemetry import (
     KernelEvent,
     TrafficTotal,
     decode_event,
-    forget_traffic,
     read_statistics,
     read_traffic,
 )
 from agent.errors import DataplaneError
 from mesh.model.workload import WorkloadUid
-from mesh.tables import Tables
+from mesh.rows import changed_keys
+from mesh.tables import EnrollmentRow, Tables
 
 __all__ = ["Dataplane", "DataplaneStatus"]
 
@@ -107,7 +109,7 @@ class Dataplane:
         self._node_cookie = 0
         self._is_alone = False
         self._ring: RingReader | None = None
-        self._workload_ids: frozenset[int] | None = None
+        self._series: TrafficSeries | None = None
         self._held: Tables | None = None
         """The tables that the kernel holds exactly; None where that is not known."""
 
@@ -130,6 +132,7 @@ class Dataplane:
         generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
         self._node_cookie = netns.netns_cookie(self._node_netns_fd)
         self._policy = PolicyMaps(loaded.maps, generation)
+        self._series = TrafficSeries(loaded.maps["traffic"])
         self._write_config(generation)
 
     def _write_config(self, generation: int) -> None:
@@ -154,6 +157,12 @@ class Dataplane:
         if self._policy is None:
             raise DataplaneError("The dataplane has not been started.")
         return self._policy
+
+    @property
+    def _traffic(self) -> TrafficSeries:
+        if self._series is None:
+            raise DataplaneError("The dataplane has not been started.")
+        return self._series
 
     async def _in_thread(self, function: Callable[[], object]) -> None:
         """One at a time, and to its end: a thread must not outlive the descriptors that it uses."""
@@ -185,18 +194,18 @@ class Dataplane:
         # A pod must find its policy when it is captured, and an address the class behind it; and
         # one that gets another number has the old one until it is told.
         self._judging.apply(tables, self._write_config, in_sync=False)
-        changes = rows.map_changes(self._held, tables)
-        self._held = None  # until all of it is there
+        held, self._held = self._held, None  # until all of it is there
+        changes = rows.map_changes(held, tables)
         for name, change in changes.items():
             self._tables[name].add(change.content)
-        gone = self._enrolling.pods.keys() - tables.enrollments.keys() if in_sync else frozenset()
-        for row in tables.enrollments.values():
+        gone = self._unwanted(tables) if in_sync else frozenset()
+        for row in self._to_enrol(held, tables):
             before = self._enrolling.pods.get(row.key)
             pod = self._enrolling.ensure(row, gone)
             if pod != before:
                 changed.append(pod)
         if in_sync:
-            self._remove_pods(tables, changed)
+            self._remove_pods(gone, changed, are_others=held is None)
             for name, change in reversed(changes.items()):
                 table, keys = self._tables[name], change.gone
                 if keys is None:
@@ -204,27 +213,38 @@ class Dataplane:
                 else:
                     table.remove(keys)
             self._judging.apply(tables, self._write_config, in_sync=True)
-            self._forget_series(tables)
+            self._traffic.follow(held, tables)
             self._held = tables
             if not self._is_alone:
                 remove_other_versions(self._running)  # every pod has the filters of this one now
                 self._is_alone = True
 
-    def _remove_pods(self, tables: Tables, changed: list[EnrolledPod]) -> None:
-        gone = [uid for uid in self._enrolling.pods if uid not in tables.enrollments]
+    def _to_enrol(self, held: Tables | None, tables: Tables) -> Iterable[EnrollmentRow]:
+        """The rows that are new or differ, and those of pods that are not captured as they should.
+
+        What happens to a pod whose row stays is noticed in run().
+        """
+        rows = tables.enrollments
+        keys = None if held is None else changed_keys(held.enrollments, rows)
+        if keys is None:
+            return rows.values()
+        pods = self._enrolling.pods
+        failed = [uid for uid, pod in pods.items() if pod.detail or not pod.is_captured]
+        return [rows[uid] for uid in {*keys, *failed} if uid in rows]
+
+    def _unwanted(self, tables: Tables) -> frozenset[WorkloadUid]:
+        return frozenset(uid for uid in self._enrolling.pods if uid not in tables.enrollments)
+
+    def _remove_pods(
+        self, gone: AbstractSet[WorkloadUid], changed: list[EnrolledPod], *, are_others: bool
+    ) -> None:
+        """``are_others``: there may be pods that an agent of before has enrolled."""
         for uid in gone:
             pod = self._enrolling.remove(uid)
             if pod is not None:
                 changed.append(pod)
-        self._enrolling.remove_strangers()
-
-    def _forget_series(self, tables: Tables) -> None:
-        """Totals of a workload that is gone go with it, also if no agent was there to see it go."""
-        known = {int(row.workload_id) for row in tables.workloads.values()}
-        known.update(int(row.workload_id) for row in tables.enrollments.values())
-        if self._workload_ids is None or self._workload_ids - known:
-            forget_traffic(self._running.maps["traffic"], known)
-        self._workload_ids = frozenset(known)
+        if are_others or changed:
+            self._enrolling.remove_strangers()
 
     async def run(self, on_change: Callable[[Sequence[EnrolledPod]], None]) -> None:
         """Looks after pods and maps until cancelled; ``on_change`` hears of pods that changed."""
@@ -257,6 +277,7 @@ class Dataplane:
     def _care(self, changed: list[EnrolledPod], *, deep: bool) -> None:
         changed.extend(self._enrolling.reconcile(deep=deep))
         reap(self._running.maps)
+        self._traffic.forget()
 
     def events_fd(self) -> int:
         """Readable while events wait: for loop.add_reader(), whose callback calls events()."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mesh.model.address import IpAddress
+from mesh.rows import Rows, changed_keys
 from mesh.tables import PeerRow, ServiceId, ServiceRow, Tables, WorkloadId
 
 __all__ = ["Directory", "NamedWorkload"]
@@ -42,8 +43,10 @@ class Directory:
         self._clock = clock
         self._gone: dict[WorkloadId, float] = {}
         self._gone_services: dict[ServiceId, float] = {}
-        self._by_address: dict[IpAddress, WorkloadId] = {}
-        self.peers: Mapping[WorkloadId, PeerRow] = {}
+        self._by_address: dict[IpAddress, set[WorkloadId]] = {}
+        self._peer_rows: Mapping[WorkloadId, PeerRow] = {}
+        self._service_rows: Mapping[ServiceId, ServiceRow] = {}
+        self.peers: Rows[WorkloadId, PeerRow] = Rows()
         self.services: Mapping[ServiceId, ServiceRow] = {}
         self.revision = 0
         """Grows when a name may have changed: with it go texts that were made of names."""
@@ -52,14 +55,10 @@ class Directory:
         """Learn the rows of new Tables; rows that vanished start their grace."""
         now = self._clock()
         self.revision += 1
-        peers = dict(tables.peers)
-        for number, row in self.peers.items():
-            if number not in peers:
-                self._gone.setdefault(number, now)
-                peers[number] = row
-        for number in tables.peers:
-            self._gone.pop(number, None)
-        self.peers = peers
+        self._update_peers(tables.peers, now)
+        if tables.services is self._service_rows:
+            return
+        self._service_rows = tables.services
         services = dict(tables.services)
         for service, service_row in self.services.items():
             if service not in services:
@@ -68,9 +67,25 @@ class Directory:
         for service in tables.services:
             self._gone_services.pop(service, None)
         self.services = services
-        self._by_address = {
-            address: row.key for row in tables.peers.values() for address in row.addresses
-        }
+
+    def _update_peers(self, rows: Mapping[WorkloadId, PeerRow], now: float) -> None:
+        before, self._peer_rows = self._peer_rows, rows
+        keys = changed_keys(before, rows)
+        if keys is None:
+            keys = before.keys() | rows.keys()
+        for number in keys:
+            for address in before[number].addresses if number in before else ():
+                self._by_address[address].discard(number)
+                if not self._by_address[address]:
+                    del self._by_address[address]
+            if number in rows:
+                self._gone.pop(number, None)
+            else:
+                self._gone.setdefault(number, now)
+        for number in keys:
+            for address in rows[number].addresses if number in rows else ():
+                self._by_address.setdefault(address, set()).add(number)
+        self.peers = self.peers.change({key: rows[key] for key in keys if key in rows})
 
     def expire(self) -> list[WorkloadId]:
         """Forget workloads whose grace is over and return their ids: their series must go too.
@@ -84,8 +99,7 @@ class Directory:
             self.revision += 1
             for number in over:
                 del self._gone[number]
-            dropped = set(over)
-            self.peers = {n: row for n, row in self.peers.items() if n not in dropped}
+            self.peers = self.peers.change({}, over)
         return over
 
     def _expire_services(self, now: float) -> None:
@@ -107,8 +121,8 @@ class Directory:
         return NamedWorkload(row.name, row.namespace, str(row.identity), row.enrolled)
 
     def at_address(self, address: IpAddress) -> int:
-        """The id of the workload that has this address now; 0 if none."""
-        return self._by_address.get(address, 0)
+        """The id of the workload that has this address now, of several the highest; 0 if none."""
+        return max(self._by_address.get(address, (0,)))
 
     def service_hostname(self, number: int) -> str:
         """The host name of a service; empty if it is unknown or 0."""

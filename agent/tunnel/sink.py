@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from agent.tunnel.baggage import format_baggage
-from mesh.tables import PeerRow, Tables, WorkloadId
+from mesh.rows import changed_keys
+from mesh.tables import PeerRow, ServiceId, ServiceRow, Tables, WorkloadId
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import Core
@@ -81,6 +82,13 @@ class TunnelSink:
         self._services: dict[int, str] = {}
         self._peers: dict[WorkloadId, PeerRow] = {}
         self._peer_rows: Mapping[WorkloadId, PeerRow] = {}
+        """The core has all of these."""
+        self._kept_peers: Mapping[WorkloadId, PeerRow] = {}
+        """When the core had none beside these."""
+        self._service_rows: Mapping[ServiceId, ServiceRow] = {}
+        self._kept_services: Mapping[ServiceId, ServiceRow] = {}
+        """The same of services."""
+        self._texts: dict[int, tuple[PeerRow, str]] = {}
         self._svids: dict[str, Svid] = {}
         self._pods: dict[str, tuple[EnrolledPod, str]] = {}
         self.refused: dict[str, str] = {}
@@ -102,45 +110,52 @@ class TunnelSink:
             self._remove_services(core, want)
 
     def _put_services(self, core: "Core", want: TunnelWant) -> None:
-        wanted = {int(row.key): row.hostname for row in want.tables.services.values()}
+        rows = want.tables.services
+        if rows is self._service_rows:
+            return
+        wanted = {int(row.key): row.hostname for row in rows.values()}
         changed = [(n, host) for n, host in wanted.items() if self._services.get(n) != host]
         if changed:
             core.put_services(changed)
             self._services.update(changed)
+        self._service_rows = rows
 
     def _remove_services(self, core: "Core", want: TunnelWant) -> None:
-        wanted = {int(row.key) for row in want.tables.services.values()}
-        gone = [number for number in self._services if number not in wanted]
+        rows = want.tables.services
+        if rows is self._kept_services:
+            return
+        gone = [number for number in self._services if ServiceId(number) not in rows]
         if gone:
             core.put_services([(number, "") for number in gone])
             for number in gone:
                 del self._services[number]
+        self._kept_services = rows
 
     def _put_peers(self, core: "Core", want: TunnelWant) -> None:
         rows = want.tables.peers
-        if rows is self._peer_rows:
-            return
-        changed = [
-            row
-            for number, row in rows.items()
-            if row.enrolled and not _same_peer(self._peers.get(number), row)
-        ]
+        keys = changed_keys(self._peer_rows, rows)
+        looked = rows.values() if keys is None else [rows[key] for key in keys if key in rows]
+        enrolled = [row for row in looked if row.enrolled]
+        changed = [row for row in enrolled if not _same_peer(self._peers.get(row.key), row)]
         moved = [int(row.key) for row in changed if _has_moved(self._peers.get(row.key), row)]
         if moved:
             core.remove_peers(moved)
         if changed:
             core.put_peers([_peer_put(row) for row in changed])
         # Rows that say the same to the core are taken too: else the old ones would stay in memory.
-        self._peers.update((number, row) for number, row in rows.items() if row.enrolled)
+        self._peers.update((row.key, row) for row in enrolled)
         self._peer_rows = rows
 
     def _remove_peers(self, core: "Core", want: TunnelWant) -> None:
         rows = want.tables.peers
-        gone = [n for n in self._peers if (row := rows.get(n)) is None or not row.enrolled]
+        keys = changed_keys(self._kept_peers, rows)
+        looked = list(self._peers) if keys is None else [key for key in keys if key in self._peers]
+        gone = [n for n in looked if (row := rows.get(n)) is None or not row.enrolled]
         if gone:
             core.remove_peers([int(number) for number in gone])
             for number in gone:
                 del self._peers[number]
+        self._kept_peers = rows
 
     def _put_svids(self, core: "Core", want: TunnelWant) -> None:
         for identity, svid in want.svids.items():
@@ -202,11 +217,17 @@ class TunnelSink:
     def _remove_pods(self, core: "Core", uids: Iterable[str]) -> None:
         for uid in list(uids):
             pod, _ = self._pods.pop(uid)
+            self._texts.pop(pod.workload_id, None)
             core.remove_workload(pod.workload_id, drain_ms=self._remove_drain_ms)
 
     def _baggage(self, want: TunnelWant, workload_id: int) -> str:
         row = want.tables.peers.get(WorkloadId(workload_id))
-        return format_baggage(row) if row is not None else ""
+        if row is None:
+            return ""
+        known = self._texts.get(workload_id)
+        if known is None or known[0] is not row:
+            known = self._texts[workload_id] = (row, format_baggage(row))
+        return known[1]
 
     def _refuse(self, noun: str, name: str, error: Exception) -> None:
         self.refused[name] = str(error)

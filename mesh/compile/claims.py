@@ -7,6 +7,7 @@ order, so they are no error; each is decided and said.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from mesh.model.address import IpAddress, address_order
 from mesh.model.enrollment import is_enrolled
@@ -15,7 +16,7 @@ from mesh.model.workload import Workload, WorkloadUid
 from mesh.state import MeshState
 from mesh.tables import FrontendKey
 
-__all__ = ["Claims", "resolve_claims", "service_keys"]
+__all__ = ["NO_CLAIMS", "Claims", "resolve_claims", "service_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,14 @@ class Claims:
     warnings: tuple[str, ...]
 
 
-def resolve_claims(state: MeshState) -> Claims:
-    """Decide every address and every VIP that is claimed more than once."""
+NO_CLAIMS: Final = Claims({}, {}, ())
+
+
+def resolve_claims(state: MeshState, overlaps: Collection[IpAddress]) -> Claims:
+    """Decide every address and every VIP that is claimed more than once.
+
+    ``overlaps`` are the addresses that are both a workload's and a VIP.
+    """
     warnings: list[str] = []
     lost_addresses: dict[WorkloadUid, set[IpAddress]] = {}
     for address in sorted(state.workloads_by_address.shared, key=address_order):
@@ -41,7 +48,7 @@ def resolve_claims(state: MeshState) -> Claims:
     lost_keys: dict[ServiceName, set[FrontendKey]] = {}
     for vip in sorted(state.services_by_vip.shared, key=address_order):
         warnings += _share_vip(state, vip, lost_keys)
-    for vip in sorted(_vips_over_workloads(state), key=address_order):
+    for vip in sorted(overlaps, key=address_order):
         holders = _list(sorted(state.workloads_by_address[vip]))
         warnings.append(
             f"address {vip} of {holders} is also a VIP of "
@@ -92,11 +99,6 @@ def _share_vip(
                     f"{name}; {owner} has it"
                 )
     return clashes
-
-
-def _vips_over_workloads(state: MeshState) -> list[IpAddress]:
-    taken = state.workloads_by_address
-    return [vip for vip in state.services_by_vip if taken.count(vip)]
 
 
 def _list(names: Iterable[object]) -> str:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups of rows by origin, kept for as long as what they were made from stays the same."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, KeysView, Mapping
 from typing import Generic, TypeVar
 
-__all__ = ["Change", "Groups", "merge_table"]
+from mesh.rows import Rows
+
+__all__ = ["Change", "Groups", "merge_changes"]
 
 OriginT = TypeVar("OriginT", bound=Hashable)
 InputsT = TypeVar("InputsT")
@@ -29,15 +31,23 @@ class Groups(Generic[OriginT, InputsT, GroupT]):
         self._kept: dict[OriginT, tuple[InputsT, GroupT]] = {}
 
     def renew(
-        self, wanted: Iterable[tuple[OriginT, InputsT]], make: Callable[[InputsT], GroupT]
+        self,
+        wanted: Iterable[tuple[OriginT, InputsT | None]],
+        make: Callable[[InputsT], GroupT],
     ) -> list[Change[GroupT]]:
-        """Hold exactly the wanted groups, in their order; returns what is not as it was."""
-        kept: dict[OriginT, tuple[InputsT, GroupT]] = {}
+        """Make these groups anew where their inputs differ, and leave all others as they are.
+
+        Inputs of None: there is no such group any more. Returns what is not as it was.
+        """
         changes: list[Change[GroupT]] = []
         for origin, inputs in wanted:
             before = self._kept.get(origin)
+            if inputs is None:
+                if before is not None:
+                    del self._kept[origin]
+                    changes.append((before[1], None))
+                continue
             if before is not None and before[0] == inputs:
-                kept[origin] = before
                 continue
             group = make(inputs)
             if before is None:
@@ -46,30 +56,33 @@ class Groups(Generic[OriginT, InputsT, GroupT]):
                 group = before[1]
             else:
                 changes.append((before[1], group))
-            kept[origin] = (inputs, group)
-        changes += [(self._kept[gone][1], None) for gone in self._kept.keys() - kept.keys()]
-        self._kept = kept
+            self._kept[origin] = (inputs, group)
         return changes
 
-    def __iter__(self) -> Iterator[GroupT]:
-        return (group for _, group in self._kept.values())
+    def inputs(self, origin: OriginT) -> InputsT | None:
+        """What a group was made from; None where there is none."""
+        kept = self._kept.get(origin)
+        return None if kept is None else kept[0]
+
+    def origins(self) -> KeysView[OriginT]:
+        """Whose groups are kept."""
+        return self._kept.keys()
 
 
-def merge_table(
-    before: Mapping[KeyT, RowT],
+def merge_changes(
+    before: Rows[KeyT, RowT],
     rows_of: Callable[[GroupT], Mapping[KeyT, RowT]],
-    groups: Iterable[GroupT],
     changes: list[Change[GroupT]],
-) -> Mapping[KeyT, RowT]:
-    """One table out of its part of every group; ``before`` itself if no change touches it."""
-    nothing: Mapping[KeyT, RowT] = {}
-    touched = any(
-        (nothing if old is None else rows_of(old)) != (nothing if new is None else rows_of(new))
-        for old, new in changes
-    )
-    if not touched:
-        return before
-    merged: dict[KeyT, RowT] = {}
-    for rows in map(rows_of, groups):
-        merged.update(rows)  # copies the stored hashes: hashing an address anew is slow
-    return merged
+) -> Rows[KeyT, RowT]:
+    """One table out of its part of every group; ``before`` itself if no change touches it.
+
+    No two groups have a row of one key at a time; a key may go from one to the other.
+    """
+    upserts: dict[KeyT, RowT] = {}
+    for _, new in changes:
+        if new is not None:
+            upserts.update(rows_of(new))
+    removes = [
+        key for old, _ in changes if old is not None for key in rows_of(old) if key not in upserts
+    ]
+    return before.change(upserts, removes)

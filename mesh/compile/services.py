@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of one service: a frontend for each VIP and port, and the endpoints behind it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,23 +77,22 @@ class CandidateFinder:
     def __init__(self) -> None:
         self._kept: dict[ServiceName, tuple[tuple[object, ...], tuple[Candidate, ...]]] = {}
 
-    def find_all(
-        self, state: MeshState, services: Iterable[Service], claims: Claims
-    ) -> Iterator[tuple[Service, tuple[Candidate, ...]]]:
-        """The candidates of each service; what other services had is forgotten at the end."""
-        kept: dict[ServiceName, tuple[tuple[object, ...], tuple[Candidate, ...]]] = {}
-        for service in services:
-            if service.selector is None:
-                yield service, find_candidates(state, service, claims)
-                continue
-            stamp = state.selection_stamp(service.namespace, service.selector)
-            seen = (service, stamp, claims.lost_addresses)
-            entry = self._kept.get(service.key)
-            if entry is None or entry[0] != seen:
-                entry = (seen, find_candidates(state, service, claims))
-            kept[service.key] = entry
-            yield service, entry[1]
-        self._kept = kept
+    def find(self, state: MeshState, service: Service, claims: Claims) -> tuple[Candidate, ...]:
+        """The candidates of a service."""
+        if service.selector is None:
+            self.forget(service.key)
+            return find_candidates(state, service, claims)
+        stamp = state.selection_stamp(service.namespace, service.selector)
+        seen = (service, stamp, claims.lost_addresses)
+        entry = self._kept.get(service.key)
+        if entry is None or entry[0] != seen:
+            entry = (seen, find_candidates(state, service, claims))
+            self._kept[service.key] = entry
+        return entry[1]
+
+    def forget(self, name: ServiceName) -> None:
+        """The service is gone."""
+        self._kept.pop(name, None)
 
 
 def _listed(state: MeshState, endpoint: Endpoint, claims: Claims) -> Candidate | None:

@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy rows of a node, with a memory for what it need not do again."""
+"""The policy rows of a node, with a memory for what it need not do again.
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+::
+
+    policies ──────▶ what judges the pods of this node ─▶ sets ┐
+    workloads that ┬▶ the same, if on this node                ├▶ rows that come and go
+    were touched   └▶ classes of peers ─▶ masks, subjects ─────┘
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
+from typing import Final
 
 from mesh.compile.ids import IdTable
 from mesh.compile.node import NodeConfig
+from mesh.compile.policy.classes import Classes, Looks, PortNames, looks_of
+from mesh.compile.policy.judge import Judge, Judged
+from mesh.compile.policy.merge import SetTables
 from mesh.compile.policy.network import NamedPorts
-from mesh.compile.policy.peers import Features, restrict
-from mesh.compile.policy.select import Book, Judgement, Selected
-from mesh.compile.policy.sets import PolicySet, PolicyTooLargeError, set_name
+from mesh.compile.policy.select import Judgement
+from mesh.compile.policy.sets import PolicyTooLargeError
 from mesh.compile.policy.warnings import policy_warnings
 from mesh.model.enrollment import is_enrolled
-from mesh.model.labels import NO_LABELS, Labels
-from mesh.model.network_policy import NetworkPolicy, NetworkRule, PodPeer
 from mesh.model.policies import Policy
-from mesh.model.workload import Workload, WorkloadUid
+from mesh.model.workload import WorkloadUid
+from mesh.rows import Rows
 from mesh.state import MeshState
 from mesh.tables import (
-    NO_SET,
     CidrMaskKey,
     CidrMaskRow,
     ClassMaskKey,
     ClassMaskRow,
-    PeerClass,
     PolicySetRow,
     PortMaskKey,
     PortMaskRow,
@@ -53,24 +60,63 @@ class PolicyRows:
     """Why the policies that are known are not those in force."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Looks:
-    """What policies look at in a peer: two workloads alike in this are one class."""
+_FIELDS: Final = tuple(one.name for one in fields(PolicyRows))
 
-    labels: frozenset[str]
-    namespace_labels: frozenset[str]
-    ports: frozenset[tuple[str, int]]
+
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    """What the pods of the node are judged by, beside themselves."""
+
+    policies: tuple[Policy, ...]
+    looks: Looks
+    named: NamedPorts
+    node: NodeConfig
+    judged: bool
+
+    def is_same(self, other: "_InForce | None") -> bool:
+        """Whether a pod that did not change is judged as before."""
+        return (
+            other is not None
+            and self.policies is other.policies
+            and self.named == other.named
+            and (self.node, self.judged) == (other.node, other.judged)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What there is to commit."""
+
+    force: _InForce
+    local: Mapping[WorkloadUid, Judged | None]
+    """What judges a pod; None where nothing says what."""
+
+
+_EVERYTHING: Final = None
+"""Of what was touched: nobody knows, so all of it."""
 
 
 class PolicyCompiler:
-    """Compiles the policies of a MeshState for one node. The rows depend on the state alone."""
+    """Compiles the policies of a MeshState for one node. The rows depend on the state alone.
+
+    What it holds it changes only once all that can fail has been done.
+    """
 
     def __init__(self, ids: IdTable) -> None:
-        self._ids = ids
-        self._sets: dict[SetId, PolicySet] = {}
-        self._judgements: dict[tuple[Selected, object], tuple[Judgement, Judgement]] = {}
-        self._features: dict[WorkloadUid, tuple[object, Features, PeerClass]] = {}
+        self._ports = PortNames()
+        self._classes = Classes(ids)
+        self._sets = SetTables()
+        self._judge = Judge(ids)
+        self._state: MeshState | None = None
+        self._seen = (-1, -1, -1)
+        self._setting: tuple[NodeConfig, bool] | None = None
+        self._policies: tuple[Policy, ...] = ()
         self._good: tuple[Policy, ...] | None = None
+        self._in_force: _InForce | None = None
+        self._subjects: dict[WorkloadUid, WorkloadId] = {}
+        self._subject_rows: Rows[WorkloadId, SubjectRow] = Rows()
+        self._local: dict[WorkloadUid, Judged] = {}
+        self._live: dict[SetId, Judgement] = {}
         self._rows = PolicyRows()
 
     def compile(self, state: MeshState, *, node: NodeConfig, judged: bool) -> PolicyRows:
@@ -79,196 +125,133 @@ class PolicyCompiler:
         Where the policies do not fit, those of before hold on, for new pods too, and ``problem``
         says why; without any before, no pod's policies are known, and the kernel lets nothing pass.
         """
-        policies = tuple(sorted(state.policies.values(), key=attrgetter("key")))
+        seen = (state.workloads.revision, state.namespaces.revision, state.policies.revision)
+        if (state is self._state, seen, (node, judged)) == (True, self._seen, self._setting):
+            return self._rows
+        touched = self._touched(state)
+        if state is not self._state or seen[2] != self._seen[2]:
+            self._policies = tuple(sorted(state.policies.values(), key=attrgetter("key")))
+        uids = state.workloads.keys() | self._subjects.keys() if touched is None else touched
+        self._ports.note(state, uids)
+        if self._rows.problem:
+            touched = _EVERYTHING  # what does not fit may fit now
+        problem = ""
         try:
-            rows = self._compile(state, policies, node, judged=judged)
+            plan = self._plan(state, self._force(self._policies, node, judged=judged), touched)
         except PolicyTooLargeError as error:
-            good = self._good
-            rows = self._compile(state, good or (), node, judged=judged and good is not None)
-            rows = replace(rows, problem=str(error))
+            problem, good = str(error), self._good
+            force = self._force(good or (), node, judged=judged and good is not None)
+            plan = self._plan(state, force, touched, lenient=True)
         else:
-            self._good = policies if judged else None
-        if rows != self._rows:
-            self._rows = rows
+            self._good = self._policies if judged else None
+        self._commit(state, plan, uids, problem)
+        self._state, self._seen, self._setting = state, seen, (node, judged)
         return self._rows
 
-    def _compile(
-        self, state: MeshState, policies: tuple[Policy, ...], node: NodeConfig, *, judged: bool
-    ) -> PolicyRows:
-        looks = _looks(policies)
-        classes = self._classify(state, looks)
-        subjects: dict[WorkloadId, SubjectRow] = {}
-        live: dict[SetId, Judgement] = {}
-        book = Book(policies, node.root_namespace)
-        named = _named_ports(state, looks.ports)
-        judgements: dict[tuple[Selected, object], tuple[Judgement, Judgement]] = {}
-        for uid, (_, _, peer_class) in classes.items():
-            workload = state.workloads[uid]
-            number = self._ids.workload_id(uid)
-            ingress = egress = NO_SET
-            here = judged and self._is_subject(state, workload, node)
-            if here:
-                selected = book.select(workload)
-                memo = (selected, (workload.ports, tuple(named.items())))
-                both = judgements.get(memo) or self._judgements.get(memo)
-                if both is None:
-                    both = (selected.ingress(workload), selected.egress(named))
-                judgements[memo] = both
-                ingress, egress = (self._set(one, workload, live) for one in both)
-            subjects[number] = SubjectRow(number, peer_class, here, ingress, egress)
-        self._judgements = judgements
-        self._features = classes
-        self._sets = {number: self._sets[number] for number in live}
-        return self._merge(subjects, live, classes.values(), policy_warnings(policies))
+    def _touched(self, state: MeshState) -> set[WorkloadUid] | None:
+        if state is not self._state:
+            return _EVERYTHING
+        workloads = state.workloads.changed_since(self._seen[0])
+        namespaces = state.namespaces.changed_since(self._seen[1])
+        if workloads is None or namespaces is None:
+            return _EVERYTHING
+        inside = (state.workloads_by_namespace[name] for name in namespaces)
+        return set(workloads).union(*inside)
 
-    @staticmethod
-    def _is_subject(state: MeshState, workload: Workload, node: NodeConfig) -> bool:
-        if workload.node != node.name:
-            return False
-        return is_enrolled(workload, state.namespaces.get(workload.namespace))
+    def _force(self, policies: tuple[Policy, ...], node: NodeConfig, *, judged: bool) -> "_InForce":
+        before = self._in_force
+        if before is not None and before.policies is policies:
+            looks = before.looks
+        else:
+            looks = looks_of(policies)
+        return _InForce(policies, looks, self._ports.of(looks.ports), node, judged)
 
-    def _set(self, judgement: Judgement, workload: Workload, live: dict[SetId, Judgement]) -> SetId:
-        if judgement.is_empty:
-            return NO_SET
-        number = self._ids.policy_set_id(set_name(judgement))
-        if number not in self._sets:
-            subject = f"{workload.namespace}/{workload.name}"
-            self._sets[number] = PolicySet(number, judgement, subject=subject)
-        live.setdefault(number, judgement)
-        return number
-
-    def _classify(
-        self, state: MeshState, looks: _Looks
-    ) -> dict[WorkloadUid, tuple[object, Features, PeerClass]]:
-        """The class of every workload that has an address of its own, by uid."""
-        found: dict[WorkloadUid, tuple[object, Features, PeerClass]] = {}
-        namespaces: dict[str, Labels] = {}
-        numbers: dict[Features, PeerClass] = {}
-        for uid in sorted(state.workloads.keys()):
-            workload = state.workloads[uid]
-            if workload.host_network:
-                continue
-            if workload.namespace not in namespaces:
-                namespaces[workload.namespace] = _namespace_labels(state, workload, looks)
-            namespace_labels = namespaces[workload.namespace]
-            inputs = (workload, namespace_labels, looks)
-            before = self._features.get(uid)
-            if before is not None and _same(before[0], inputs):
-                found[uid] = before
-                numbers[before[1]] = before[2]
-                continue
-            features = _features(workload, namespace_labels, looks)
-            if features not in numbers:
-                numbers[features] = self._ids.peer_class_id(repr(features))
-            found[uid] = (inputs, features, numbers[features])
-        return found
-
-    def _merge(
+    def _plan(
         self,
-        subjects: Mapping[WorkloadId, SubjectRow],
-        live: Mapping[SetId, Judgement],
-        classified: Iterable[tuple[object, Features, PeerClass]],
-        warnings: tuple[str, ...],
-    ) -> PolicyRows:
-        classes = {number: features for _, features, number in classified}
-        sets = [self._sets[number] for number in sorted(live)]
+        state: MeshState,
+        force: "_InForce",
+        touched: set[WorkloadUid] | None,
+        *,
+        lenient: bool = False,
+    ) -> "_Plan":
+        """What judges the pods of this node that may be judged otherwise than before.
+
+        ``lenient``: a pod that even the policies of before do not fit is judged by none, so that
+        nothing may pass to or from it.
+        """
+        here = set(state.workloads_by_node[force.node.name])
+        uids = here | self._local.keys()
+        if touched is not None and force.is_same(self._in_force):
+            uids &= touched
+        found: dict[WorkloadUid, Judged | None] = {}
+        for uid in sorted(uids):
+            workload = state.workloads.get(uid)
+            found[uid] = None
+            if not force.judged or workload is None or uid not in here:
+                continue
+            if is_enrolled(workload, state.namespaces.get(workload.namespace)):
+                root = force.node.root_namespace
+                try:
+                    found[uid] = self._judge.judge(workload, force.policies, root, force.named)
+                except PolicyTooLargeError:
+                    if not lenient:
+                        raise
+        return _Plan(force, found)
+
+    def _commit(
+        self, state: MeshState, plan: "_Plan", uids: Iterable[WorkloadUid], problem: str
+    ) -> None:
+        looked = self._classes.note(state, uids, plan.force.looks)
+        for uid, judged in plan.local.items():
+            if judged is None:
+                self._local.pop(uid, None)
+            else:
+                self._local[uid] = judged
         before = self._rows
-        return PolicyRows(
-            subjects=_keep(before.subjects, subjects),
-            policy_sets=_keep(before.policy_sets, {one.set_id: one.head for one in sets}),
-            class_masks=_keep(
-                before.class_masks,
-                {row.key: row for one in sets for row in one.class_rows(classes.items())},
-            ),
-            cidr_masks=_keep(
-                before.cidr_masks, {key: row for one in sets for key, row in one.cidrs.items()}
-            ),
-            port_masks=_keep(
-                before.port_masks, {key: row for one in sets for key, row in one.ports.items()}
-            ),
-            rules=_keep(
-                before.rules,
-                {row.key: row for one in sets for row in one.rules(live[one.set_id])},
-            ),
-            warnings=warnings,
+        if plan.local:
+            self._live = self._collect_sets()
+        self._sets.merge(self._live, self._judge.sets, self._classes.features)
+        warnings = before.warnings
+        if self._in_force is None or plan.force.policies is not self._in_force.policies:
+            warnings = policy_warnings(plan.force.policies)
+        self._in_force = plan.force
+        rows = PolicyRows(
+            subjects=self._merge_subjects(looked | plan.local.keys()),
+            policy_sets=self._sets.heads,
+            class_masks=self._sets.classes,
+            cidr_masks=self._sets.cidrs,
+            port_masks=self._sets.ports,
+            rules=self._sets.rules,
+            warnings=before.warnings if before.warnings == warnings else warnings,
+            problem=before.problem if before.problem == problem else problem,
         )
+        if any(getattr(before, name) is not getattr(rows, name) for name in _FIELDS):
+            self._rows = rows
 
+    def _merge_subjects(self, uids: Iterable[WorkloadUid]) -> Rows[WorkloadId, SubjectRow]:
+        upserts: dict[WorkloadId, SubjectRow] = {}
+        removes: set[WorkloadId] = set()
+        for uid in uids:
+            member = self._classes.member(uid)
+            before = self._subjects.pop(uid, None)
+            if before is not None:
+                removes.add(before)
+            if member is None:
+                continue
+            number, peer_class = member
+            self._subjects[uid] = number
+            judged = self._local.get(uid)
+            row = SubjectRow(number, peer_class)
+            if judged is not None:
+                ingress, egress = judged.ingress, judged.egress
+                row = SubjectRow(number, peer_class, judged=True, ingress=ingress, egress=egress)
+            upserts[number] = row
+        self._subject_rows = self._subject_rows.change(upserts, removes - upserts.keys())
+        return self._subject_rows
 
-def _keep(before: Mapping, after: Mapping) -> Mapping:  # type: ignore[type-arg] # any table
-    """The table as it was, where it is equal: sinks compare by ``is``."""
-    return before if before == after else after
-
-
-def _same(before: object, inputs: tuple[object, ...]) -> bool:
-    return isinstance(before, tuple) and all(
-        one is other or one == other for one, other in zip(before, inputs, strict=True)
-    )
-
-
-def _looks(policies: Iterable[Policy]) -> _Looks:
-    labels: set[str] = set()
-    namespace_labels: set[str] = set()
-    ports: set[tuple[str, int]] = set()
-    for policy in policies:
-        if not isinstance(policy, NetworkPolicy):
-            continue
-        for peer in _pod_peers((*policy.ingress, *policy.egress)):
-            labels |= peer.pods.keys
-            if peer.namespaces is not None:
-                namespace_labels |= peer.namespaces.keys
-        for rule in policy.egress:
-            ports |= {
-                (one.port, int(one.protocol)) for one in rule.ports if isinstance(one.port, str)
-            }
-    return _Looks(frozenset(labels), frozenset(namespace_labels), frozenset(ports))
-
-
-def _pod_peers(rules: Iterable[NetworkRule]) -> Iterator[PodPeer]:
-    for rule in rules:
-        for peer in rule.peers:
-            if isinstance(peer, PodPeer):
-                yield peer
-
-
-def _features(workload: Workload, namespace_labels: Labels, looks: _Looks) -> Features:
-    identity = workload.identity
-    return Features(
-        trust_domain=identity.trust_domain,
-        namespace=identity.namespace,
-        service_account=identity.service_account,
-        namespace_labels=namespace_labels,
-        labels=restrict(workload.labels, looks.labels) if looks.labels else NO_LABELS,
-        ports=tuple(
-            sorted(
-                (name, protocol, number)
-                for (name, protocol), number in _own_ports(workload).items()
-                if (name, protocol) in looks.ports
-            )
-        ),
-    )
-
-
-def _own_ports(workload: Workload) -> dict[tuple[str, int], int]:
-    """Named ports; of a name that containers share, the first, as ``Workload.port_named`` says."""
-    found: dict[tuple[str, int], int] = {}
-    for port in workload.ports:
-        found.setdefault((port.name, int(port.protocol)), port.port)
-    return found
-
-
-def _namespace_labels(state: MeshState, workload: Workload, looks: _Looks) -> Labels:
-    """As Kubernetes sees them: every namespace carries its own name as a label."""
-    namespace = state.namespaces.get(workload.namespace)
-    labels = dict(namespace.labels.items()) if namespace else {}
-    labels["kubernetes.io/metadata.name"] = workload.namespace
-    return restrict(Labels(labels), looks.namespace_labels)
-
-
-def _named_ports(state: MeshState, wanted: frozenset[tuple[str, int]]) -> NamedPorts:
-    numbers: dict[tuple[str, int], set[int]] = {}
-    if wanted:
-        for workload in state.workloads.values():
-            for key, number in _own_ports(workload).items():
-                if key in wanted:
-                    numbers.setdefault(key, set()).add(number)
-    return {key: tuple(sorted(numbers[key])) for key in sorted(numbers)}
+    def _collect_sets(self) -> dict[SetId, Judgement]:
+        live: dict[SetId, Judgement] = {}
+        for judged in self._local.values():
+            live.update(judged.rules)
+        self._judge.keep(self._local.values(), live)
+        return live

@@ -3,12 +3,13 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from mesh.compile.policy.peers import UNKNOWN_PEER, Features
+from mesh.compile.policy.classes import Matches
+from mesh.compile.policy.peers import UNKNOWN_PEER, PeerTest
 from mesh.compile.policy.ports import PORT_BITS, prefixes
 from mesh.compile.policy.rules import Rule
 from mesh.compile.policy.select import Judgement
@@ -60,7 +61,7 @@ class _Placed:
 
 
 class PolicySet:
-    """One set: what it needs is made once, the masks of classes as classes appear."""
+    """One set: all of it is made once but the masks of classes, which come and go."""
 
     def __init__(self, set_id: SetId, judgement: Judgement, *, subject: str) -> None:
         self.set_id = set_id
@@ -78,8 +79,12 @@ class PolicySet:
         self.ports: Mapping[PortMaskKey, PortMaskRow] = {
             row.key: row for row in _port_rows(set_id, self._placed)
         }
-        self._default = self._mask(UNKNOWN_PEER)
-        self._classes: dict[PeerClass, ClassMaskRow | None] = {}
+        self._default = self._unknown_mask()
+
+    @property
+    def tests(self) -> Iterator[PeerTest]:
+        """Everything that its rules ask of peers."""
+        return (test for one in self._placed for test in one.rule.peer)
 
     def rules(self, judgement: Judgement) -> Iterator[RuleRow]:
         """What the bits are to people, with the places where the rules stand now."""
@@ -92,35 +97,46 @@ class PolicySet:
                 origin=rule.origin,
             )
 
-    def class_rows(self, classes: Iterable[tuple[PeerClass, Features]]) -> Iterator[ClassMaskRow]:
-        """The row of class 0, and of each class that differs from it."""
-        claimed, attested = self._default
-        yield ClassMaskRow(ClassMaskKey(self.set_id, PeerClass(0)), claimed, attested)
-        known = self._classes
-        for number, features in classes:
-            if number in known:
-                row = known[number]
+    def default_row(self) -> ClassMaskRow:
+        """The row of class 0, which speaks for who is unknown and for classes without a row."""
+        return ClassMaskRow(ClassMaskKey(self.set_id, PeerClass(0)), *self._default)
+
+    def class_rows(self, classes: set[PeerClass], matches: Matches) -> Iterator[ClassMaskRow]:
+        """The row of each of these classes that differs from class 0."""
+        everyone_claimed = everyone_attested = 0
+        claimed: dict[PeerClass, int] = defaultdict(int)
+        attested: dict[PeerClass, int] = defaultdict(int)
+        for one in self._placed:
+            mask = 1 << one.bit
+            if one.rule.kind is RuleKind.STRICT:
+                everyone_claimed |= mask
+            elif not one.rule.peer:
+                everyone_claimed |= mask
+                everyone_attested |= mask
             else:
-                row = known[number] = self._class_row(number, features)
-            if row is not None:
-                yield row
+                found = [matches.of(test) for test in one.rule.peer]
+                for number in classes.intersection(*(both[0] for both in found)):
+                    claimed[number] |= mask
+                for number in classes.intersection(*(both[1] for both in found)):
+                    attested[number] |= mask
+        for number in classes:
+            masks = (
+                everyone_claimed | claimed.get(number, 0),
+                everyone_attested | attested.get(number, 0),
+            )
+            if masks != self._default:
+                yield ClassMaskRow(ClassMaskKey(self.set_id, number), *masks)
 
-    def _class_row(self, number: PeerClass, features: Features) -> ClassMaskRow | None:
-        mask = self._mask(features)
-        if mask == self._default:
-            return None
-        return ClassMaskRow(ClassMaskKey(self.set_id, number), *mask)
-
-    def _mask(self, peer: Features | None) -> tuple[int, int]:
+    def _unknown_mask(self) -> tuple[int, int]:
         claimed = attested = 0
-        for bit, rule in ((one.bit, one.rule) for one in self._placed):
-            if rule.kind is RuleKind.STRICT:
-                claimed |= 1 << bit
+        for one in self._placed:
+            if one.rule.kind is RuleKind.STRICT:
+                claimed |= 1 << one.bit
                 continue
-            if all(test.holds(peer, attested=False) for test in rule.peer):
-                claimed |= 1 << bit
-            if all(test.holds(peer, attested=True) for test in rule.peer):
-                attested |= 1 << bit
+            if all(test.holds(UNKNOWN_PEER, attested=False) for test in one.rule.peer):
+                claimed |= 1 << one.bit
+            if all(test.holds(UNKNOWN_PEER, attested=True) for test in one.rule.peer):
+                attested |= 1 << one.bit
         return claimed, attested
 
 

@@ -16,7 +16,14 @@ from mesh.model.authorization_policy import (
     Operation,
     Source,
 )
-from mesh.model.events import NamespaceAdded, PolicyAdded, PolicyRemoved, WorkloadAdded
+from mesh.model.events import (
+    NamespaceAdded,
+    NamespaceRemoved,
+    PolicyAdded,
+    PolicyRemoved,
+    WorkloadAdded,
+    WorkloadRemoved,
+)
 from mesh.model.identity import Identity
 from mesh.model.labels import NO_LABELS, Labels
 from mesh.model.namespace import Namespace
@@ -250,6 +257,12 @@ events = st.one_of(
     ),
 )
 worlds = st.lists(events, min_size=3, max_size=14)
+comings_and_goings = st.one_of(
+    events,
+    workloads().map(lambda workload: WorkloadRemoved(workload.uid)),
+    st.sampled_from(NAMESPACES).map(NamespaceRemoved),
+)
+steps = st.lists(st.lists(comings_and_goings, min_size=1, max_size=3), min_size=2, max_size=14)
 
 
 def made(world):
