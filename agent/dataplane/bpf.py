@@ -27,6 +27,7 @@ __all__ = [
     "link_ids",
     "link_info",
     "link_update",
+    "map_create",
     "map_delete",
     "map_info",
     "map_lookup",
@@ -42,7 +43,7 @@ __all__ = [
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN, _OBJ_INFO = 6, 7, 10, 15
 _PROG_FD_BY_ID, _MAP_LOOKUP_BATCH = 13, 24
 _LINK_CREATE, _LINK_UPDATE, _LINK_FD_BY_ID, _LINK_NEXT_ID, _LINK_DETACH = 28, 29, 30, 31, 34
@@ -136,6 +137,17 @@ def obj_pin(fd: int, path: str) -> None:
         _bpf(_OBJ_PIN, _attributes("QII", ctypes.addressof(name), fd, 0))
     except OSError as error:
         raise AttachError(f"Cannot pin at {path}: {error.strerror}.") from error
+
+
+def map_create(
+    kind: int, *, key_size: int, value_size: int, max_entries: int, inner: int = 0
+) -> int:
+    """A map of no name that lives as long as its fd; ``inner`` is the pattern of a map of maps."""
+    try:
+        attributes = _attributes("6I", kind, key_size, value_size, max_entries, 0, inner)
+        return _bpf(_MAP_CREATE, attributes)
+    except OSError as error:
+        raise MapError(f"Cannot make a BPF map: {error.strerror}.") from error
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

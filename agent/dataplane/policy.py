@@ -9,7 +9,8 @@
 What a set's number stands for never changes, so its rows can be added at any time. The subjects
 exist twice; a program reads the generation once a run, and its lowest bit says which buffer holds.
 So everything of one change comes into force in one write. The buffer that was in force goes idle
-as it was: its sets stay until the next flip, for a run that has begun before this one.
+as it was, and its sets stay, for runs that began before. Only when those have ended (grace.py) is
+it written to, so no run ever sees a part of one generation and a part of another.
 """
 
 import sys
@@ -20,6 +21,7 @@ from typing import Any, Final
 from agent.abi import policy
 from agent.abi.codec import encode_address, encode_port
 from agent.dataplane import bpf
+from agent.dataplane.grace import Grace
 from agent.dataplane.rows import MapContent
 from agent.dataplane.sync import TableMap
 from mesh.model.network_policy import IpNetwork
@@ -58,6 +60,9 @@ class PolicyMaps:
         self.generation = generation
         self._sets = {name: _SetMap(name, maps[name]) for name in _SET_TABLES}
         self._subjects = _Subjects(maps["subjects"])
+        self._grace = Grace()
+        self._settled = False
+        """No run goes on that began before the last flip, whoever wrote that."""
         self._held: Tables | None = None
 
     @property
@@ -77,14 +82,28 @@ class PolicyMaps:
         self._held = None  # until all of it is there
         for name in _SET_TABLES:
             self._sets[name].add(getattr(tables, name))
-        if self._subjects.prepare(tables.subjects, self.generation, keep=not in_sync):
+        subjects = self._subjects
+        if subjects.prepare(tables.subjects, self.generation, self._settle, keep=not in_sync):
             self.generation = (self.generation + 1) & 0xFFFFFFFF
+            self._settled = False
             flip(self.generation)
         if not in_sync:
             return
+        if any(one.has_stale for one in self._sets.values()):
+            self._settle()
         for name in reversed(_SET_TABLES):
             self._sets[name].clean()
         self._held = tables
+
+    def _settle(self) -> None:
+        """Before a row goes or changes that a run of an earlier generation may look at."""
+        if not self._settled:
+            self._grace.wait()
+            self._settled = True
+
+    def close(self) -> None:
+        """Let go of what is not pinned."""
+        self._grace.close()
 
 
 class _SetMap:
@@ -104,6 +123,11 @@ class _SetMap:
     @property
     def count(self) -> int:
         return len(self._map.have)
+
+    @property
+    def has_stale(self) -> bool:
+        """Whether there is something to clean."""
+        return bool(self._stale)
 
     def add(self, rows: Mapping[Any, Any]) -> None:
         """Write what is new; what is not wanted any more stays."""
@@ -145,16 +169,22 @@ class _Subjects:
             return sum(1 for _ in bpf.batch_items(self._fd, bpf.map_info(self._fd)))
         return sum(len(rows) for rows in self._rows if rows is not None)
 
-    def prepare(self, want: Subjects, generation: int, *, keep: bool) -> bool:
-        """Make the idle buffer hold ``want``; False where the one in force holds it already."""
+    def prepare(
+        self, want: Subjects, generation: int, settle: Callable[[], None], *, keep: bool
+    ) -> bool:
+        """Make the idle buffer hold ``want``; False where the one in force holds it already.
+
+        ``settle`` is called before it is written to.
+        """
         now, idle = generation & 1, (generation + 1) & 1
         held, have = self._rows[now], self._rows[idle]
         if held is None or have is None:
-            return self._prepare_unknown(want, now, idle, keep=keep)
+            return self._prepare_unknown(want, now, idle, settle, keep=keep)
         if keep:
             want = _with_missing(want, held)
         if not any(held.get(key) != want.get(key) for key in _either(held, want)):
             return False
+        settle()
         self._rows[idle] = None  # until all of it is there
         for number in _either(have, want):
             row, before = want.get(number), have.get(number)
@@ -165,7 +195,9 @@ class _Subjects:
         self._rows[idle] = want
         return True
 
-    def _prepare_unknown(self, want: Subjects, now: int, idle: int, *, keep: bool) -> bool:
+    def _prepare_unknown(
+        self, want: Subjects, now: int, idle: int, settle: Callable[[], None], *, keep: bool
+    ) -> bool:
         """The same from what the kernel holds. With ``keep`` what is not wanted stays."""
         self._rows[idle] = None
         held: tuple[dict[bytes, bytes], dict[bytes, bytes]] = ({}, {})
@@ -179,6 +211,7 @@ class _Subjects:
             return False
         if held[now] == content:
             return False
+        settle()
         mark = idle.to_bytes(4, _ORDER)
         for number, value in content.items():
             if held[idle].get(number) != value:

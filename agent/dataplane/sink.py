@@ -361,6 +361,9 @@ class Dataplane:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        if self._policy is not None:
+            self._policy.close()
+            self._policy = None
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
