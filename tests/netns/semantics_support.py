@@ -8,8 +8,9 @@ A case of a table (``semantics/*.yaml``) is what a user writes, and what follows
       allowed: [client > web]
       refused: [other teller > web web:udp]
 
-``other teller > web web:udp`` is every pair of a client and a target. Each client is two pods, one
-on either node, so every connection is made on the node and across, over v4 and v6. ``labels`` and
+``other teller > web web:udp`` is every pair of a client and a target; ``web:8081``, ``web:sctp``,
+``web:udp/5354`` are ports of the pod, ``web:vip`` is the service. Each client is two pods, one on
+either node, so every connection is made on the node and across, over v4 and v6. ``labels`` and
 ``namespaces`` replace those of pods and namespaces; ``then`` lists further states that follow.
 """
 
@@ -30,12 +31,22 @@ from netns_support import PROGRAMS, Lab
 from lab.cluster import ROOT, Cluster
 from lab.meshfile import Document
 from lab.process import wait_until
-from lab.spec import AMBIENT, LabSpec, NamespaceSpec, NodeSpec, PodSpec, node_name
+from lab.spec import (
+    AMBIENT,
+    LabSpec,
+    NamespaceSpec,
+    NodeSpec,
+    PodSpec,
+    PortSpec,
+    ServiceSpec,
+    node_name,
+)
 
 State = dict[str, Any]
 Dial = tuple[str, str, int, float]
 TABLES = Path(__file__).resolve().parent / "semantics"
 TCP_PORTS, UDP_PORTS, SCTP_PORTS = (8080, 8081, 8090), (5353, 5354), (3868, 3869)
+VIP_PORT = 80
 NAMED = (("http", 8080, "TCP"), ("admin", 8081, "TCP"), ("dns", 5353, "UDP"))
 NAMESPACES: dict[str, dict[str, str]] = {
     "shop": {"team": "red"},
@@ -84,7 +95,12 @@ def spec(name: str) -> LabSpec:
     pods += [PodSpec(f"mark-{i}", "mark", node, 50) for i, node in enumerate(nodes, 1)]
     namespaces = [NamespaceSpec(one, ambient=one not in OUTSIDE) for one in NAMESPACES]
     specs = tuple(NodeSpec(node, index) for index, node in enumerate(nodes, 1))
-    return LabSpec(name, specs, tuple(namespaces), tuple(pods), ())
+    port = PortSpec("http", VIP_PORT, TCP_PORTS[0])
+    services = tuple(
+        ServiceSpec(server, namespace, host, (port,), {"app": server})
+        for server, (namespace, _, host) in SERVERS.items()
+    )
+    return LabSpec(name, specs, tuple(namespaces), tuple(pods), services)
 
 
 class Dialler:
@@ -200,6 +216,15 @@ class Semantics:
 
     # ── traffic ──
 
+    def address(self, server: str, version: int, *, service: bool) -> str:
+        """Of a server or of the service before it."""
+        spec = self.lab.spec
+        if service:
+            found = spec.service(server)
+            return found.vip4 if version == 4 else found.vip6
+        of = spec.address4 if version == 4 else spec.address6
+        return of(f"{SERVERS[server][0]}/{server}")
+
     def dials(self, line: str) -> Iterator[tuple[str, tuple[str, str, int], str]]:
         """(pod, dial, words) of every connection that a line of a table means."""
         clients, _, targets = line.partition(" > ")
@@ -208,11 +233,10 @@ class Semantics:
             for target in targets.split():
                 server, _, where = target.partition(":")
                 protocol, port = endpoint(where)
-                namespace, node, _ = SERVERS[server]
+                node = SERVERS[server][1]
                 for index in (1, 2):
                     for version in (4, 6):
-                        of = self.lab.spec.address4 if version == 4 else self.lab.spec.address6
-                        address = of(f"{namespace}/{server}")
+                        address = self.address(server, version, service=where == "vip")
                         way = "same node" if index == node else "across"
                         words = f"{role} > {target} over IPv{version}, {way}"
                         pod = f"{ROLES[role][0]}/{role}-{index}"
@@ -243,6 +267,8 @@ class Semantics:
 
 def endpoint(where: str) -> tuple[str, int]:
     """``8081``, ``udp``, ``udp/5354``: protocol and port; nothing is the first TCP port."""
+    if where == "vip":
+        return "tcp", VIP_PORT
     if where.isdecimal() or not where:
         return "tcp", int(where or TCP_PORTS[0])
     protocol, _, port = where.partition("/")
