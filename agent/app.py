@@ -174,7 +174,7 @@ async def _run(config: AgentConfig) -> None:
         gatherer = Gatherer(parts, page)
         stop = asyncio.Event()
         views = Views(config, parts, trust_domain=mesh_file.trust_domain, stop=stop)
-        policy = PolicyViews(config.node, parts)
+        policy = PolicyViews(config.node, parts, trust_domain=mesh_file.trust_domain)
         admin = AdminServer(
             views={**views.views, **policy.views},
             actions=views.actions,

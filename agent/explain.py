@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent.dataplane.verdicts import Question, Verdict
 from mesh.model.address import IpAddress, family_of, parse_address
 from mesh.model.errors import InvalidAddressError
-from mesh.model.service import Protocol, ServiceName
+from mesh.model.service import Protocol, Service, ServiceName
 from mesh.model.workload import Workload
 from mesh.reasons import EXPLANATIONS, Reason
 from mesh.state import MeshState
@@ -58,29 +58,30 @@ class Explainer:
         self._ask = ask
 
     def explain(
-        self, source: str, target: str, *, port: int, protocol: str = "TCP"
+        self, source: str, target: str, *, port: int | str, protocol: str = "TCP"
     ) -> dict[str, Any]:
         """Everything there is to say.
 
-        ``source`` and ``target`` are ``namespace/name`` or addresses; ``target`` may be a service.
+        ``source`` and ``target`` are ``namespace/name`` or addresses; ``target`` may be a service,
+        and ``port`` the name of one of its ports, or of the target pod's.
         Raises ValueError for what does not exist.
         """
         if protocol not in _PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
         sender = self._end(source)
-        service, receiver, port = self._target(target, port, protocol)
+        service, receiver, number = self._target(target, port, protocol)
         here = receiver.address_like(sender)
         there = sender.address_like(receiver)
         if here is None or there is None:
             raise ValueError(f"{source} and {target} have no address of one family")
         halves = [
-            self._half(sender, receiver, here, port, protocol, egress=True),
-            self._half(receiver, sender, there, port, protocol, egress=False),
+            self._half(sender, receiver, here, number, protocol, egress=True),
+            self._half(receiver, sender, there, number, protocol, egress=False),
         ]
         verdicts = {half["verdict"] for half in halves}
         return {
             "source": self._describe(sender, there),
-            "destination": {**self._describe(receiver, here), "port": port, "service": service},
+            "destination": {**self._describe(receiver, here), "port": number, "service": service},
             "protocol": protocol,
             "route": self._route_of(sender, receiver, here, protocol),
             "attested": self._attested(sender, receiver, protocol),
@@ -107,22 +108,24 @@ class Explainer:
                 return self._state.workloads[uid]
         return None
 
-    def _target(self, text: str, port: int, protocol: str) -> tuple[str, _End, int]:
+    def _target(self, text: str, port: int | str, protocol: str) -> tuple[str, _End, int]:
         """The service that was named, if one was, an endpoint of it, and the endpoint's port."""
         namespace, _, name = text.partition("/")
         service = self._state.services.get(ServiceName(namespace, name))
-        if service is None or self._workload(text) is not None:
-            return "", self._end(text), port
         wanted = Protocol[protocol] if protocol in Protocol.__members__ else Protocol.ANY
+        if service is None or self._workload(text) is not None:
+            end = self._end(text)
+            return "", end, _own_port(text, end.workload, port, wanted)
+        number = _service_port(service, port, wanted)
         for frontend in self._tables.frontends.values():
             key = frontend.key
-            if key.address not in service.vips or (key.port, key.protocol) != (port, wanted):
+            if key.address not in service.vips or (key.port, key.protocol) != (number, wanted):
                 continue
             for endpoint in self._tables.endpoints.values():
                 if endpoint.key.frontend_id == frontend.frontend_id:
                     return text, self._end(str(endpoint.address)), endpoint.port
             raise ValueError(f"service {text} has no endpoint for port {port}")
-        ports = ", ".join(str(one.port) for one in service.ports)
+        ports = ", ".join(f"{one.port} {one.name}".rstrip() for one in service.ports)
         raise ValueError(f"service {text} has no {protocol} port {port}; it has {ports}")
 
     def _describe(self, end: _End, address: IpAddress) -> dict[str, Any]:
@@ -224,6 +227,26 @@ class Explainer:
             "dry_run_would_refuse": verdict.dry_deny,
             "detail": _detail(verdict, rule),
         }
+
+
+def _own_port(text: str, workload: Workload | None, port: int | str, protocol: Protocol) -> int:
+    """The number of a pod's port. Raises ValueError where it has none of that name."""
+    if isinstance(port, int):
+        return port
+    number = None if workload is None else workload.port_named(port, protocol)
+    if number is None:
+        names = () if workload is None else workload.ports
+        known = ", ".join(f"{one.name} ({one.port}/{one.protocol.name})" for one in names)
+        raise ValueError(f"{text} has no {protocol.name} port {port!r}; it has {known or 'none'}")
+    return number
+
+
+def _service_port(service: Service, port: int | str, protocol: Protocol) -> int | None:
+    """The number of a service's port; None where it has none of that name."""
+    if isinstance(port, int):
+        return port
+    found = (one.port for one in service.ports if (one.name, one.protocol) == (port, protocol))
+    return next(found, None)
 
 
 def _rule(row: RuleRow) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 ::
 
-    core eventfd ──▶ drain_events ──┬─▶ Ended ─▶ ledger, access log; verdicts ─▶ feed
+    core eventfd ──▶ drain_events ──┬─▶ Ended ─▶ ledger, access log; verdicts ─▶ feed, recent
     kernel ring buffer ─▶ events ───┘
 """
 
@@ -25,6 +25,7 @@ from agent.telemetry.directory import Directory
 from agent.telemetry.feed import Feed
 from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
+from agent.telemetry.recent import RecentConnections
 from agent.tunnel.core import CoreThread
 from agent.tunnel.records import EndedTunnelled
 from mesh.reasons import Reason
@@ -53,6 +54,7 @@ class Observer:
         self.ledger = ConnectionLedger(kept=config.kept_connections)
         self.flows = KernelFlows(self.directory, decode=decode_event, now=time.time)
         self.feed = Feed(self.directory, self.flows, now=time.time)
+        self.recent = RecentConnections(self.flows, now=time.time)
         self.access_log = AccessLog(
             config.access_log, log_format=config.log_format, random=random.random
         )
@@ -78,6 +80,7 @@ class Observer:
                 await wait()
                 while events := dataplane.raw_events():
                     self.feed.kernel(events)
+                    self.recent.kernel(events)
                     self._record(self.flows.observe(events))
                     await asyncio.sleep(0)
                 await asyncio.sleep(_GATHER_SECONDS)
@@ -97,6 +100,7 @@ class Observer:
         directory = self.directory
         ended = [EndedTunnelled(connection, directory, now) for connection in closed]
         self.feed.tunnelled(ended)
+        self.recent.tunnelled(ended)
         self._record(ended)
         for event in others:
             if event["kind"] == "worker_panicked":

@@ -4,7 +4,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -14,10 +14,15 @@ from agent.dataplane.verdicts import ask
 from agent.errors import DataplaneError
 from agent.explain import Explainer
 from agent.figures import Parts
+from agent.saved_state import write_state
+from agent.sources.spelling import Facts
 from agent.telemetry.feed import Told, Verdict
+from agent.telemetry.recent import Seen
+from agent.tunnel.records import open_record
 from mesh.compile.policy.select import Book, Selected
 from mesh.model.address import parse_address
 from mesh.model.errors import InvalidAddressError
+from mesh.model.names import is_dns_label
 from mesh.model.policies import Policy
 from mesh.model.policy import PolicyName
 from mesh.model.workload import Workload
@@ -36,15 +41,22 @@ _RULES_PER_SECOND: Final = 100
 class PolicyViews:
     """Answers for GET."""
 
-    def __init__(self, node: str, parts: Parts) -> None:
+    def __init__(self, node: str, parts: Parts, *, trust_domain: str) -> None:
         self._node = node
+        self._trust_domain = trust_domain
         self._parts = parts
         self._second = self._asked = 0
 
     @property
     def views(self) -> Mapping[str, View]:
         """GET routes with one answer."""
-        return {"/explain": self.explain, "/policies": self.policies, "/events": self.events}
+        return {
+            "/explain": self.explain,
+            "/policies": self.policies,
+            "/policy/state": self.state,
+            "/connections/recent": self.recent,
+            "/events": self.events,
+        }
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -53,13 +65,10 @@ class PolicyViews:
 
     async def explain(self, query: Query) -> Any:
         """Why one workload may or may not reach another."""
-        port = query.get("port", "0")
-        if not port.isdecimal() or int(port[:6]) > 65535:
-            raise ValueError(f"port must be a number up to 65535, not {port!r}")
         return self._explainer().explain(
             query.get("from", ""),
             query.get("to", ""),
-            port=int(port),
+            port=_port(query.get("port", "0")),
             protocol=query.get("protocol", "TCP"),
         )
 
@@ -76,6 +85,32 @@ class PolicyViews:
         pods = [workload for workload in state.workloads.values() if workload.uid in judged]
         book = Book(known, brain.node_config.root_namespace)
         return await asyncio.to_thread(_describe_policies, known, pods, book, tables)
+
+    async def recent(self, _query: Query) -> Any:
+        """Who talked to whom in the last hour, how often and when last; newest first."""
+        seen = await self._seen()
+        return await asyncio.to_thread(lambda: [one.as_json() for one in seen()])
+
+    async def state(self, _query: Query) -> Any:
+        """Everything that policies can be tried on."""
+        seen, brain = await self._seen(), self._parts.brain
+        facts, config = Facts.of(brain.state), brain.node_config
+        domain, now = self._trust_domain, time.time()
+        return await asyncio.to_thread(
+            lambda: write_state(facts, config, seen(), trust_domain=domain, now=now)
+        )
+
+    async def _seen(self) -> Callable[[], list[Seen]]:
+        """What was seen, as a call for another thread."""
+        observer = self._parts.observer
+        describe, opened = observer.recent.snapshot(), observer.flows.open_flows()
+        streams = await self._parts.core.connections()
+
+        def make() -> list[Seen]:
+            records = [open_record(stream, observer.directory) for stream in streams]
+            return describe([*records, *(one() for one in opened)])
+
+        return make
 
     async def events(self, query: Query) -> Any:
         """The last refusals, and what policies in dry run would refuse; oldest first."""
@@ -168,6 +203,17 @@ class _Wanted:
             and (not self._source or told.is_from(self._source))
             and (not self._target or told.is_to(self._target))
         )
+
+
+def _port(text: str) -> int | str:
+    """A number, or what can be a port's name (RFC 6335, section 5.1)."""
+    if text.isascii() and text.isdecimal():
+        if int(text[:6]) > 65535:
+            raise ValueError(f"port must be a number up to 65535 or a name, not {text!r}")
+        return int(text)
+    if not is_dns_label(text):
+        raise ValueError(f"port must be a number up to 65535 or a name, not {text!r}")
+    return text
 
 
 def _end(text: str) -> str:

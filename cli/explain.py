@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", metavar="TO", help="namespace/name of a pod or a service, or an address"
     )
-    parser.add_argument("--port", type=int, default=0, help="port of TO (a service's own port)")
+    parser.add_argument(
+        "--port", default="0", help="port of TO (of a service, its own), by number or by name"
+    )
     parser.add_argument(
         "--protocol", default="TCP", type=str.upper, choices=("TCP", "UDP", "SCTP", "ICMP")
     )

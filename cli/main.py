@@ -73,6 +73,12 @@ _COMMANDS: Final = (
         "knows the other half is asked too. Exit status: 0 allowed, 3 refused, 4 not known, for "
         "the agent of the other node could not be asked.",
     ),
+    _Command(
+        "policy",
+        "cli.policy",
+        "try policies before they are in force",
+        "Check policies, and say which of the connections of the last hour they would refuse.",
+    ),
     _Command("policies", "cli.show", "list the policies that an agent knows, and whom they select"),
     _Command(
         "events",

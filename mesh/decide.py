@@ -31,6 +31,7 @@ from mesh.model.network_policy import (
     PolicyTypes,
 )
 from mesh.model.peer_authentication import MtlsMode, PeerAuthentication
+from mesh.model.policies import Policy
 from mesh.model.policy import PolicyName
 from mesh.model.service import Protocol
 from mesh.model.workload import Workload
@@ -80,11 +81,20 @@ class Answer:
 class Oracle:
     """Judges connections by the policies of a state, at one node."""
 
-    def __init__(self, state: MeshState, *, root_namespace: str, node: str) -> None:
+    def __init__(
+        self,
+        state: MeshState,
+        *,
+        root_namespace: str,
+        node: str,
+        policies: Iterable[Policy] | None = None,
+    ) -> None:
+        """``policies``: these instead of the state's."""
         self._state = state
         self._root = root_namespace
         self._node = node
-        self._policies = sorted(state.policies.values(), key=lambda policy: policy.key)
+        known = state.policies.values() if policies is None else policies
+        self._policies = sorted(known, key=lambda policy: policy.key)
 
     def judge(self, connection: Connection) -> Answer:
         """Judge one connection."""

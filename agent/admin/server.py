@@ -4,7 +4,8 @@
 ========================  ==========================================================
 unix socket, mode 0600    GET /status /workloads /services /connections
                           /certificates /tunnels /tables /log-level
-                          /explain /policies /events /events/follow,
+                          /explain /policies /policy/state /events
+                          /events/follow /connections/recent,
                           POST /log-level?level=L, POST /drain
 TCP 15020                 GET /metrics /healthz
 TCP 15021                 GET /healthz/ready

@@ -24,7 +24,7 @@ from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from mesh.reasons import Reason
 
-__all__ = ["Feed", "Told", "TunnelEnd", "Verdict", "Watcher"]
+__all__ = ["REFUSALS", "Feed", "Told", "TunnelEnd", "Verdict", "Watcher"]
 
 _KEPT: Final = 1_000
 """Refusals that are remembered for who asks later."""
@@ -32,7 +32,7 @@ _KEPT: Final = 1_000
 _WAITING: Final = 4_096
 """Verdicts that wait for one reader, as many as one reading of the ring buffer brings."""
 
-_REFUSALS: Final = frozenset(
+REFUSALS: Final = frozenset(
     {
         *(Reason(number) for number in range(Reason.POLICY_DENY, Reason.SOURCE_FORGED + 1)),
         Reason.NO_FLOW_RECORD,
@@ -190,7 +190,7 @@ class Feed:
     def tunnelled(self, ended: Sequence[TunnelEnd]) -> None:
         """Take connections of the tunnel that ended: they are told of when their end is known."""
         for connection in ended:
-            refused = connection.reason in _REFUSALS
+            refused = connection.reason in REFUSALS
             if refused or self._watchers:
                 verdict = Verdict.DENIED if refused else Verdict.ALLOWED
                 tell = partial(_tunnel_told, connection, verdict)

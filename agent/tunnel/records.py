@@ -33,6 +33,12 @@ class EndedTunnelled:
         self.reason = closed.reason
         self.orderly = not self.reason
 
+    def ends(self) -> tuple[bool, int, int, str, str]:
+        """Whether it is outbound, both workload ids (ours first), and source and destination."""
+        outbound, own, peer, *_ = self._closed.between
+        source, destination, *_ = self._closed.own
+        return outbound, own, peer, source, destination
+
     def make(self) -> ConnectionRecord:
         """Make the record, with the names that the directory has now."""
         return closed_record(self._closed, self._directory, now=self.ended_at)

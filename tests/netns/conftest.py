@@ -65,13 +65,17 @@ def policies(lab):
         )
         time.sleep(0.3)  # from the file to the kernel and the core
 
-    def apply(*wanted):
+    def apply(*wanted, files=(), named=None):
         document = lab.cluster.document()
         for workload in document["workloads"]:
             # The time makes each content another, so that it can be seen to be taken.
             mine = {"pod": workload["name"], "at": str(time.monotonic_ns())}
             workload.setdefault("labels", {}).update(mine)
+            if named:
+                ports = [{"name": name, "port": port} for name, port in named.items()]
+                workload["ports"] = ports
         document["policies"] = list(wanted)
+        document["policyFiles"] = list(files)
         write(document)
 
     yield apply
