@@ -32,6 +32,7 @@ thousand addresses must not push out what the pods of the mesh do."""
 _TCP: Final = 6
 _KIND: Final = Event.kind.offset
 _PROTOCOL: Final = Event.protocol.offset
+_DIRECTION: Final = Event.direction.offset
 _ADDRESSES: Final = slice(Event.source.offset, Event.original.offset)
 _PORT: Final = slice(Event.destination_port.offset, Event.destination_port.offset + 2)
 _SOURCE: Final = slice(Event.source_workload.offset, Event.source_workload.offset + 4)
@@ -115,8 +116,8 @@ class RecentConnections:
             if not refused and kind not in _ALLOWED:
                 continue
             source, destination = raw[_SOURCE], raw[_DESTINATION]
-            ports = raw[_PORT] + raw[_PROTOCOL : _PROTOCOL + 1]
-            key = (kind, source, destination, raw[_ADDRESSES], ports)
+            what = (kind, raw[_DIRECTION], raw[_PROTOCOL])
+            key = (what, source, destination, raw[_ADDRESSES], raw[_PORT])
             table = self._table(_NOBODY not in (source, destination))
             entry = table.get(key)
             if entry is None:

@@ -8,6 +8,7 @@ import pytest
 from app_rows import Clock, Closed, peer, tables
 from test_app_kernel_flows import Told
 
+from agent.abi.policy import Direction
 from agent.abi.structs import EventKind
 from agent.dataplane.telemetry import decode_event
 from agent.telemetry import recent
@@ -18,9 +19,9 @@ from agent.tunnel.records import EndedTunnelled
 from mesh.reasons import Reason
 
 CONNECTED = Told(EventKind.CONNECTED)
-ATTESTED = Told(EventKind.ATTESTED)
-DENIED = Told(EventKind.DENIED, reason=Reason.NETWORK_POLICY)
-STRANGER = Told(EventKind.DROPPED, source_workload=0, reason=Reason.NO_ALLOW_RULE)
+ATTESTED = Told(EventKind.ATTESTED, direction=Direction.INGRESS)
+DENIED = Told(EventKind.DENIED, direction=Direction.EGRESS, reason=Reason.NETWORK_POLICY)
+STRANGER = Told.refused(Direction.INGRESS, source_workload=0)
 
 
 class Watched:
@@ -79,7 +80,7 @@ def test_what_was_refused_is_counted_apart(watched: Watched) -> None:
 
 
 def test_a_connection_that_is_proven_and_then_refused_is_one(watched: Watched) -> None:
-    dropped = Told(EventKind.DROPPED, reason=Reason.NETWORK_POLICY)
+    dropped = Told.refused(Direction.INGRESS)
     for port in (4000, 4001):
         watched.kernel(
             replace(ATTESTED, source_port=port),
@@ -91,6 +92,13 @@ def test_a_connection_that_is_proven_and_then_refused_is_one(watched: Watched) -
     watched.kernel(replace(CONNECTED, source_port=4002), replace(ATTESTED, source_port=4002))
     (seen,) = watched.seen()
     assert (seen.count, seen.refused) == (3, 2)
+
+
+def test_datagrams_that_the_senders_guard_refuses_are_counted(watched: Watched) -> None:
+    watched.kernel(Told.refused(Direction.EGRESS), Told.refused(Direction.EGRESS))
+    watched.kernel(Told.refused(Direction.INGRESS))
+    (seen,) = watched.seen()
+    assert (seen.count, seen.refused) == (2, 2)
 
 
 def test_a_close_and_a_dry_run_are_nothing_new(watched: Watched) -> None:
