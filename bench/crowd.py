@@ -5,6 +5,7 @@ import json
 import re
 import time
 
+from bench.guard import policy_document
 from bench.scenarios import Bench, Run, memory
 from lab.errors import CommandError, LabError
 
@@ -35,7 +36,7 @@ def know_many(bench: Bench) -> Run:
     LabError if that takes longer than PATIENCE_SECONDS.
     """
     cluster = bench.cluster
-    document = cluster.document()
+    document = policy_document(cluster.document())
     document["nodes"].append({"name": "far", "addresses": ["172.31.0.99"]})
     document["workloads"] += [
         {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bench.crowd import WORKLOADS, know_many
 from bench.envoy import envoy_binary, start_envoys
+from bench.guard import ROWS, policy_document, rows_in_force
 from bench.parse import ParseError
 from bench.report import format_figure
 from bench.scenarios import (
@@ -36,6 +37,7 @@ from lab.cluster import Cluster
 from lab.errors import CommandError, LabError
 from lab.host import check_machine
 from lab.manifest import load_manifest
+from lab.process import wait_until
 from lab.screen import Screen
 from lab.teardown import remove_lab
 
@@ -112,12 +114,24 @@ def _running(lab: str, screen: Screen) -> Iterator[Bench]:
             envoys = start_envoys(cluster)
         with screen.step("the certificate authority and an agent on each node"):
             cluster.start_mesh()
+        with screen.step(f"policies of {ROWS:,} rows"):
+            _load_policies(cluster)
         first, second = (cluster.agents[node.name] for node in cluster.spec.real_nodes)
         agents = {"client": first, "server": second}
         yield Bench(cluster, {"envoy": envoys, "nodemesh": agents})
     finally:
         with screen.step("everything removed"):
             cluster.close()
+
+
+def _load_policies(cluster: Cluster) -> None:
+    cluster.write_mesh(policy_document(cluster.document()))
+    node = cluster.spec.pod("mesh/client").node
+    wait_until(
+        lambda: rows_in_force(cluster, node) >= ROWS,
+        seconds=60,
+        what="the policies to be in force",
+    )
 
 
 def _measure(

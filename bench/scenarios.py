@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.guard import program_costs
 from bench.parse import (
     ParseError,
     parse_cpu_ticks,
@@ -114,6 +115,22 @@ def _ask(bench: Bench, route: Route, seconds: int) -> Run:
     return {("p50", "us"): seen.p50_us, ("p99", "us"): seen.p99_us}
 
 
+def _near_meshed(spec: LabSpec) -> tuple[Route, ...]:
+    return tuple(route for route in near_routes(spec) if route.system == "nodemesh")
+
+
+def _costs(of: Callable[[Bench, Route, int], Run]) -> Callable[[Bench, Route, int], Run]:
+    """What the packet programs cost while that runs; its own figures mean nothing then."""
+
+    def run(bench: Bench, route: Route, seconds: int) -> Run:
+        cost: Run = {}
+        with program_costs(cost):
+            of(bench, route, seconds)
+        return cost
+
+    return run
+
+
 _CLOSE = "Connection: close"
 
 SCENARIOS = (
@@ -131,6 +148,20 @@ SCENARIOS = (
     Scenario("same-node-bulk-1", "same node, bulk, 1 stream", near_routes, _bulk(1)),
     Scenario("same-node-bulk-4", "same node, bulk, 4 streams", near_routes, _bulk(4)),
     Scenario("same-node-request-response", "same node, request/response", near_routes, _ask),
+    Scenario(
+        "same-node-short-16",
+        "same node, short connections, 16 at a time",
+        near_routes,
+        _wrk(16, "connection", _CLOSE),
+    ),
+    Scenario("guard-bulk", "packet programs, bulk", _near_meshed, _costs(_bulk(1))),
+    Scenario("guard-requests", "packet programs, request/response", _near_meshed, _costs(_ask)),
+    Scenario(
+        "guard-short",
+        "packet programs, short connections",
+        _near_meshed,
+        _costs(_wrk(16, "connection", _CLOSE)),
+    ),
 )
 
 

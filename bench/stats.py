@@ -43,6 +43,7 @@ class Measurement:
 METRICS = (
     *("throughput", "requests", "connections", "CPU, client", "CPU, server"),
     *("memory, client", "memory, server", "until known", "p50", "p50 over direct", "p99", "failed"),
+    *("guard, leaving", "seal", "guard, entering"),
 )
 """Every metric, in the order that a reader wants them."""
 

@@ -52,7 +52,7 @@ def bench_spec(lab: str) -> LabSpec:
     one, two = node_name(lab, 1), node_name(lab, 2)
     pods = (
         PodSpec("client", "mesh", one, 10, "client"),
-        PodSpec("near", "mesh", one, 11, "near"),
+        PodSpec("near", "mesh", one, 11, "near", {"app": "near"}),
         PodSpec("server", "mesh", two, 10, "server"),
         PodSpec("client", "plain", one, 20, "client"),
         PodSpec("near", "plain", one, 21, "near"),
