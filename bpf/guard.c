@@ -8,7 +8,7 @@
  *                              └▶ JUDGE ─▶ decide() ─▶ remember, or refuse
  *
  * A SYN with a nonce proves which workload of this node opened the connection (or that the node
- * itself did). The pod is the filter's classid (16 bits), which nothing in a packet can forge.
+ * itself did). The pod is the filter's classid (15 bits), which nothing in a packet can forge.
  * "Passes" is TC_ACT_UNSPEC: filters of others that come after ours still run.
  */
 
@@ -239,11 +239,15 @@ inline_only int finish(struct __sk_buff *skb, const struct packet *packet,
 
 int mesh_guard_ingress(struct __sk_buff *skb)
 {
-	u32 slot = skb->tc_classid & 0xffff;
-	struct inspection inspection = {};
-	struct packet packet = {};
+	u32 slot = skb->tc_classid & MESH_SLOT_MASK;
+	struct inspection inspection;
+	struct packet packet;
 	struct guarded_pod *pod;
 
+	if (enters_plainly(skb))
+		return TC_ACT_UNSPEC;
+	__builtin_memset(&inspection, 0, sizeof(inspection));
+	__builtin_memset(&packet, 0, sizeof(packet));
 	pod = guarded_pods.lookup(&slot);
 	if (!pod || is_own_answer(skb))
 		return TC_ACT_UNSPEC;
@@ -270,16 +274,22 @@ int mesh_guard_ingress(struct __sk_buff *skb)
  */
 int mesh_guard_egress(struct __sk_buff *skb)
 {
-	u32 slot = skb->tc_classid & 0xffff;
-	struct inspection inspection = {};
-	struct packet packet = {};
+	u32 slot = skb->tc_classid & MESH_SLOT_MASK;
+	struct inspection inspection;
+	struct packet packet;
 	struct guarded_pod *pod;
 
+	if (leaves_plainly(skb)) {
+		skb->tc_index = (u16)slot;
+		return TC_ACT_UNSPEC;
+	}
+	__builtin_memset(&inspection, 0, sizeof(inspection));
+	__builtin_memset(&packet, 0, sizeof(packet));
+	packet.outgoing = true;
 	pod = guarded_pods.lookup(&slot);
 	/* Stamped before it leaves: guard_ingress answers what it has refused. */
 	if (!pod || skb->tc_index == (u16)slot)
 		return TC_ACT_UNSPEC;
-	packet.outgoing = true;
 	if (is_agent_packet(skb)) {
 		exempt_socket(skb);
 		return pass(skb, &packet, slot);

@@ -99,12 +99,15 @@ inline_only u32 seal_packet(struct __sk_buff *skb, u32 slot, const struct guarde
 
 int mesh_seal(struct __sk_buff *skb)
 {
-	u32 slot = skb->tc_classid & 0xffff;
+	u32 slot = skb->tc_classid & MESH_SLOT_MASK;
 	struct judged unknown = {};
-	struct packet packet = {};
+	struct packet packet;
 	struct guarded_pod *pod;
 	u32 reason;
 
+	if (is_plainly_sealed(skb, slot))
+		return TC_ACT_UNSPEC;
+	__builtin_memset(&packet, 0, sizeof(packet));
 	pod = guarded_pods.lookup(&slot);
 	if (!pod)
 		return TC_ACT_UNSPEC;

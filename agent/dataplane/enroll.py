@@ -169,7 +169,8 @@ class Enroller:
         if missing and pod.capture_listeners:
             log.warning("workload %s had lost a guard of its network; it is back", pod.uid)
         ends = self._on_node(lambda: visit.host_ends(stamped))
-        self._maps.put_addresses(pod.slot, set(_sending_addresses(pod.addresses, ends)))
+        sending = set(_sending_addresses(pod.addresses, ends))
+        self._maps.put_addresses(pod.slot, number, sending)
         self._on_node(lambda: visit.seal(guard, ends))
         if len(ends) < len(stamped):
             log.info("workload %s has no seal: its link has no end on the node", pod.uid)
@@ -203,6 +204,7 @@ class Enroller:
         cookie, plan, ports = have.netns_cookie, have.plan, have.capture_ports
         flags = self._flags(have)
         number, fail_open = row.workload_id, row.fail_open
+        self._maps.renumber_addresses(have.slot, number)
         self._maps.put_guarded(have.slot, cookie, number, ports, flags, fail_open=fail_open)
         self._maps.put_enrollment(
             cookie, number, plan.capture4, plan.capture6, ports, fail_open=fail_open

@@ -20,6 +20,9 @@ _NAME: Final = re.compile(r"mesh_\w+#(\d+)(\+qdisc)?")
 """A filter's name says the kernel's number of its program (pyroute2 does not read TCA_BPF_ID), and
 whether its qdisc is ours too; so a later agent knows without a file."""
 
+_LINK_ETHERNET: Final = 0x8000
+_SLOT_MASK: Final = 0x7FFF
+
 _MADE_QDISC: Final = "+qdisc"
 
 _INGRESS_QDISC: Final = 0xFFFF0000
@@ -46,7 +49,15 @@ class Filter:
     """The kernel's number: a filter with another is of another version."""
 
     slot: int
-    """16 bits, not 0."""
+    """15 bits, not 0."""
+
+    has_ethernet: bool = False
+    """Whether packets of the link begin with Ethernet headers."""
+
+    @property
+    def classid(self) -> int:
+        """What the program reads of it (bpf/include/mesh_consts.h)."""
+        return self.slot | (_LINK_ETHERNET if self.has_ethernet else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ def ensure_filter(index: int, want: Filter) -> bool:
     """
     with netlink_here() as route:
         have = _find(route, index, want.side)
-        if have is not None and (have.program_id, have.classid) == (want.program_id, want.slot):
+        if have is not None and (have.program_id, have.classid) == (want.program_id, want.classid):
             return False
         made_qdisc = have is not None and have.made_qdisc
         parent = _parent(route, index, want.side)
@@ -119,7 +130,7 @@ def ensure_filter(index: int, want: Filter) -> bool:
             name=name,
             parent=parent,
             prio=priority,
-            classid=want.slot,
+            classid=want.classid,
             direct_action=True,
         )
         return have is None
@@ -154,7 +165,7 @@ def _remove_from(
     found = False
     for side in Side:
         have = _find(route, index, side)
-        if have is None or (slot is not None and have.classid != slot):
+        if have is None or (slot is not None and have.classid & _SLOT_MASK != slot):
             continue
         if program_ids is not None and have.program_id not in program_ids:
             continue

@@ -38,6 +38,7 @@ TABLE: Final = 0x6D65
 PRIORITY: Final = 28005
 _IMPORTING: Final = threading.Lock()
 _IFF_LOOPBACK: Final = 0x8
+_ARPHRD_ETHER: Final = 1
 _RTN_LOCAL: Final = 2
 _LOOPBACK_INDEX: Final = 1
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
@@ -53,6 +54,8 @@ class Interface:
     addresses: tuple[IpAddress, ...]
     peer: int | None = None
     """The number of the other end in its own namespace, where this is one end of a veth pair."""
+    has_ethernet: bool = False
+    """Whether its packets begin with Ethernet headers (not those of tun, ipip, WireGuard)."""
 
 
 @cache
@@ -106,6 +109,7 @@ def list_interfaces() -> tuple[Interface, ...]:
             link.get_attr("IFLA_IFNAME"),
             tuple(addresses.get(link["index"], ())),
             link.get_attr("IFLA_LINK") if _kind(link) == "veth" else None,
+            link["ifi_type"] == _ARPHRD_ETHER,
         )
         for link in sorted(links, key=lambda link: int(link["index"]))
     )

@@ -15,7 +15,7 @@ from mesh.model.address import IpAddress
 
 __all__ = ["PodMaps", "kept_ports", "known_flags"]
 
-_MAX_SLOT = 0xFFFF
+_MAX_SLOT = 0x7FFF
 
 
 def _u64(number: int) -> bytes:
@@ -77,7 +77,9 @@ class PodMaps:
         value = structs.GuardedPod(cookie, workload_id, notes, _ports(ports))
         bpf.map_update(self._maps["guarded_pods"], _u32(slot), bytes(value))
 
-    def put_addresses(self, slot: int, addresses: AbstractSet[tuple[int, IpAddress]]) -> None:
+    def put_addresses(
+        self, slot: int, workload_id: int, addresses: AbstractSet[tuple[int, IpAddress]]
+    ) -> None:
         """The addresses that the pod may send from, each with its link's end on the node."""
         fd = self._maps["pod_addresses"]
         want = {
@@ -85,10 +87,20 @@ class PodMaps:
             for index, one in addresses
         }
         for key in want:
-            bpf.map_update(fd, key, _u32(1))
-        for key, _ in list(bpf.batch_items(fd, bpf.map_info(fd))):
-            if structs.PodAddressKey.from_buffer_copy(key).slot == slot and key not in want:
+            bpf.map_update(fd, key, _u32(workload_id))
+        for key in self._address_keys(slot):
+            if key not in want:
                 bpf.map_delete(fd, key)
+
+    def renumber_addresses(self, slot: int, workload_id: int) -> None:
+        """The same addresses of a pod that has another number now."""
+        for key in self._address_keys(slot):
+            bpf.map_update(self._maps["pod_addresses"], key, _u32(workload_id))
+
+    def _address_keys(self, slot: int) -> list[bytes]:
+        fd = self._maps["pod_addresses"]
+        keys = [key for key, _ in bpf.batch_items(fd, bpf.map_info(fd))]
+        return [key for key in keys if structs.PodAddressKey.from_buffer_copy(key).slot == slot]
 
     def put_device_captures(
         self, cookie: int, captures: Mapping[tuple[int, int], IpAddress]
@@ -154,7 +166,7 @@ class PodMaps:
                 bpf.map_delete(peerings, key)
         for name in ("nonce_quotas", "nonces_aged", "peering_quotas", "peerings_aged"):
             bpf.map_delete(self._maps[name], _u64(cookie))
-        self.put_addresses(slot, set())
+        self.put_addresses(slot, 0, set())
         bpf.map_delete(self._maps["guarded_pods"], _u32(slot))
 
 

@@ -26,6 +26,7 @@ PARTS = (
     "upkeep.c",
     "inspect.c",
     "outgoing.c",
+    "plain.c",
     "guard.c",
     "seal.c",
 )

@@ -38,9 +38,11 @@ class Guard:
     seal: tuple[int, int]
     slot: int
 
-    def filter(self, name: str, side: Side, program: tuple[int, int]) -> Filter:
+    def filter(
+        self, name: str, side: Side, program: tuple[int, int], interface: Interface
+    ) -> Filter:
         """One of them as it hangs on an interface."""
-        return Filter(name, side, *program, self.slot)
+        return Filter(name, side, *program, self.slot, interface.has_ethernet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,10 @@ def apply_network(guard: Guard, own: tuple[IpAddress, ...]) -> tuple[bool, list[
     """
     sysctls.set_sysctls()
     netlink.ensure_mark_route({family_of(address) for address in own})
-    entering = guard.filter("mesh_guard_in", Side.INGRESS, guard.ingress)
-    leaving = guard.filter("mesh_guard_out", Side.EGRESS, guard.egress)
     missing, stamped = False, []
     for interface in netlink.list_interfaces()[:MAX_GUARDED]:
+        entering = guard.filter("mesh_guard_in", Side.INGRESS, guard.ingress, interface)
+        leaving = guard.filter("mesh_guard_out", Side.EGRESS, guard.egress, interface)
         missing |= filters.ensure_filter(interface.index, entering)
         if filters.has_room(interface.index, Side.EGRESS):
             missing |= filters.ensure_filter(interface.index, leaving)
@@ -154,8 +156,8 @@ def host_ends(stamped: list[Interface]) -> list[tuple[int, Interface]]:
 
 def seal(guard: Guard, ends: list[tuple[int, Interface]]) -> None:
     """The seal at these ends; runs in the node's network namespace."""
-    sealing = guard.filter("mesh_seal", Side.INGRESS, guard.seal)
-    for index, _interface in ends:
+    for index, interface in ends:
+        sealing = guard.filter("mesh_seal", Side.INGRESS, guard.seal, interface)
         filters.ensure_filter(index, sealing)
 
 

@@ -116,6 +116,10 @@
 #define NONCE_SHORT_BYTES 8
 #define NONCE_SHORT_MASK ((1ULL << 40) - 1)
 
+/* A filter's classid, 16 bits for a program: the pod's slot, and whether the link has Ethernet. */
+#define MESH_SLOT_MASK 0x7fff
+#define MESH_LINK_ETHERNET 0x8000
+
 #define TCP_FLAGS_SYN 0x02
 #define TCP_FLAGS_RST 0x04
 #define TCP_FLAGS_ACK 0x10
