@@ -55,6 +55,11 @@ class Paths:
         return self.state_dir / "ids.json"
 
     @property
+    def added_ids_file(self) -> Path:
+        """The numbers that were given since that file was written."""
+        return self.ids_file.with_suffix(".added")
+
+    @property
     def lock_file(self) -> Path:
         """Held by flock for as long as an agent lives: there is one writer of a node's maps."""
         return self.state_dir / "agent.lock"

@@ -3,15 +3,21 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from agent.config import Paths
 from agent.errors import ConfigError, LockError
 from mesh.compile.ids import IdTable, IdTableError
 
-__all__ = ["IdsFile", "hold_lock", "write_atomically"]
+__all__ = ["MAX_ADDED", "IdsFile", "hold_lock", "write_atomically"]
+
+MAX_ADDED: Final = 4096
+"""Numbers that are added to a table before it is written anew."""
 
 
 @contextlib.contextmanager
@@ -60,18 +66,31 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class IdsFile:
-    """The id table and its file; the numbers in pinned maps are these numbers."""
+    """The id table and its files; the numbers in pinned maps are these numbers.
+
+    ::
+
+        ids.json      the whole table, written at the first change and after MAX_ADDED numbers
+        ids.added     the numbers given since, a line each; its first line says since which table
+
+    At a hundred new pods a second, writing the whole of a table of ten thousand names would take
+    half a core.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._added = path.with_suffix(".added")
         self._saved: int | None = None
+        self._base: tuple[str, int] | None = None
+        """The digest of the file, and how often the table in it was collected."""
+        self._lines = 0
         self.table = IdTable()
 
     def load(self) -> None:
-        """Read the file if there is one.
+        """Read the files if there are any.
 
         Raises:
-            ConfigError: it is malformed; then nothing tells what the pinned maps mean.
+            ConfigError: one is malformed; then nothing tells what the pinned maps mean.
 
         """
         try:
@@ -80,6 +99,8 @@ class IdsFile:
             return
         try:
             self.table = IdTable.from_json(text)
+            for kind, name, number in self._read_added(_digest(text)):
+                self.table.restore(kind, name, number)
         except IdTableError as error:
             raise ConfigError(
                 f"{self._path}: {error}. Without it nobody knows what the pinned maps mean: run "
@@ -88,10 +109,53 @@ class IdsFile:
         self._saved = self.table.revision
 
     def save(self) -> bool:
-        """Write the table if it changed; before any of its numbers reaches the kernel."""
+        """Write what changed; before any of its numbers reaches the kernel."""
         revision = self.table.revision
         if revision == self._saved:
             return False
-        write_atomically(self._path, self.table.to_json())
-        self._saved = revision
+        base, self._base = self._base, None  # until it is written, for the next time
+        given = self.table.take_given()
+        fits = self._lines + len(given) <= MAX_ADDED
+        if base is not None and base[1] == self.table.collected and fits:
+            self._append(given)
+        else:
+            text = self.table.to_json()
+            base = (_digest(text), self.table.collected)
+            write_atomically(self._path, text)
+            write_atomically(self._added, base[0] + "\n")
+            self._lines = 0
+        self._base, self._saved = base, revision
         return True
+
+    def _append(self, given: list[tuple[str, str, int]]) -> None:
+        with self._added.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(one) + "\n" for one in given)
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines += len(given)
+
+    def _read_added(self, digest: str) -> Iterator[tuple[str, str, int]]:
+        """The lines of the other file, if they belong to this table."""
+        try:
+            text = self._added.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        # The last is empty, or was being written when the agent ended: then nobody has the number.
+        head, *lines = text.split("\n")[:-1] or [""]
+        if head != digest:
+            return  # of a table before this one, which has them
+        for line in lines:
+            try:
+                match json.loads(line):
+                    case [str() as kind, str() as name, int() as number]:
+                        yield kind, name, number
+                        continue
+                    case _:
+                        pass
+            except ValueError:
+                pass
+            raise IdTableError(f"{self._added} has a malformed line: {line[:80]!r}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

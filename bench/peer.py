@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ends of request/response and of open connections; the standard library only.
+"""The ends of request/response, of open connections and of dials; the standard library only.
 
 peer.py serve PORT                       echo on every address, one epoll loop
 peer.py ask ADDRESS PORT SECONDS         128 bytes there and back, one at a time; JSON
+peer.py dial ADDRESS PORT                connect over and over; a line when the answer changes
 peer.py hold ADDRESS PORT COUNT          open so many, prove each, print "open", wait for EOF
 """
 
@@ -94,13 +95,30 @@ def hold(address: str, port: int, count: int) -> None:
     sys.stdin.read()
 
 
+def dial(address: str, port: int) -> None:
+    """Connect a thousand times a second, for ever; print CLOCK_MONOTONIC in ns and the answer."""
+    before = ""
+    while True:
+        try:
+            socket.create_connection((address, port), PATIENCE_SECONDS).close()
+            answer = "open"
+        except OSError:
+            answer = "refused"
+        if answer != before:
+            print(time.monotonic_ns(), answer, flush=True)
+            before = answer
+        time.sleep(0.001)
+
+
 def main(arguments: list[str]) -> None:
-    """Run one of the three."""
+    """Run one of the four."""
     match arguments:
         case ["serve", port]:
             serve(int(port))
         case ["ask", address, port, seconds]:
             ask(address, int(port), float(seconds))
+        case ["dial", address, port]:
+            dial(address, int(port))
         case ["hold", address, port, count]:
             hold(address, int(port), int(count))
         case _:

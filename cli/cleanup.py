@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     with hold_lock(paths):
         cleaned = cleanup(args.node)
         # With the pins gone their numbers mean nothing any more.
-        for path in (paths.ids_file, paths.admin_socket, paths.lock_file):
+        ids = (paths.ids_file, paths.added_ids_file)
+        for path in (*ids, paths.admin_socket, paths.lock_file):
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         paths.state_dir.rmdir()

@@ -41,7 +41,7 @@ def frontend_name(
 class _Numbers:
     """Numbers 1 to 2**32-1 for the names of one kind; 0 means nothing and is never given."""
 
-    __slots__ = ("_last", "_maximum", "_number_of", "_taken", "changes")
+    __slots__ = ("_last", "_maximum", "_number_of", "_taken", "changes", "given")
 
     def __init__(
         self, number_of: Mapping[str, int] | None = None, *, last: int = 0, maximum: int = _ID_MAX
@@ -51,6 +51,8 @@ class _Numbers:
         self._last = last
         self._maximum = maximum
         self.changes = 0
+        self.given: list[tuple[str, int]] = []
+        """Since somebody emptied it."""
 
     def number(self, name: str) -> int:
         found = self._number_of.get(name)
@@ -68,7 +70,17 @@ class _Numbers:
         self._taken.add(number)
         self._number_of[name] = number
         self.changes += 1
+        self.given.append((name, number))
         return number
+
+    def restore(self, name: str, number: int) -> None:
+        if self._number_of.get(name, number) != number or not _is_id(number, minimum=1):
+            raise IdTableError(f"{name!r} has another number than {number!r}")
+        if name not in self._number_of and number in self._taken:
+            raise IdTableError(f"the number {number} of {name!r} is somebody else's")
+        self._number_of[name] = number
+        self._taken.add(number)
+        self._last = number
 
     def name_of(self, number: int) -> str | None:
         if number not in self._taken:
@@ -109,7 +121,14 @@ def _is_id(value: object, *, minimum: int) -> bool:
 class IdTable:
     """The numbers of everything that has one. An input of the compiler, which adds."""
 
-    __slots__ = ("_frontends", "_peer_classes", "_policy_sets", "_services", "_workloads")
+    __slots__ = (
+        "_frontends",
+        "_peer_classes",
+        "_policy_sets",
+        "_services",
+        "_workloads",
+        "collected",
+    )
 
     def __init__(self) -> None:
         self._workloads = _Numbers()
@@ -117,6 +136,8 @@ class IdTable:
         self._frontends = _Numbers()
         self._peer_classes = _Numbers()
         self._policy_sets = _Numbers()
+        self.collected = 0
+        """How many times numbers were freed: ``take_given`` does not tell of that."""
 
     def workload_id(self, uid: WorkloadUid) -> WorkloadId:
         """The number of a workload, given now if it has none."""
@@ -137,6 +158,21 @@ class IdTable:
     def policy_set_id(self, name: str) -> SetId:
         """The number of a policy set, by what it stands for; given now if it has none."""
         return SetId(self._policy_sets.number(name))
+
+    def take_given(self) -> list[tuple[str, str, int]]:
+        """What got a number since the last call: kind, name, number, in their order by kind."""
+        found: list[tuple[str, str, int]] = []
+        for kind, numbers in self._kinds().items():
+            found += [(kind, name, number) for name, number in numbers.given]
+            numbers.given.clear()
+        return found
+
+    def restore(self, kind: str, name: str, number: int) -> None:
+        """Give this number, as a table that was lost has. Raises IdTableError if it cannot be."""
+        numbers = self._kinds().get(kind)
+        if numbers is None:
+            raise IdTableError(f"there are no numbers for {kind!r}")
+        numbers.restore(name, number)
 
     @property
     def revision(self) -> int:
@@ -168,6 +204,7 @@ class IdTable:
 
         Only for the one who knows that no map, record or socket holds the others any more.
         """
+        self.collected += 1
         return (
             self._workloads.collect(workloads)
             + self._services.collect({str(name) for name in services})

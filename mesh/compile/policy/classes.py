@@ -16,7 +16,7 @@ from mesh.model.workload import Workload, WorkloadUid
 from mesh.state import MeshState
 from mesh.tables import PeerClass, WorkloadId
 
-__all__ = ["Classes", "Looks", "Matches", "PortNames", "looks_of"]
+__all__ = ["Classes", "Looker", "Looks", "Matches", "PortNames"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +28,42 @@ class Looks:
     ports: frozenset[tuple[str, int]] = frozenset()
 
 
-def looks_of(policies: Iterable[Policy]) -> Looks:
-    """What these policies look at."""
+class Looker:
+    """What policies look at, remembered for each: of a thousand, one is edited at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Policy, Looks]] = {}
+
+    def look(self, policies: Iterable[Policy]) -> Looks:
+        """What these look at; what others did is forgotten."""
+        known, self._known = self._known, {}
+        for policy in policies:
+            # By identity, which is nobody else's for as long as the policy is held here.
+            self._known[id(policy)] = known.get(id(policy)) or (policy, _looks_of(policy))
+        each = {looks for _, looks in self._known.values()}
+        return Looks(
+            frozenset().union(*(looks.labels for looks in each)),
+            frozenset().union(*(looks.namespace_labels for looks in each)),
+            frozenset().union(*(looks.ports for looks in each)),
+        )
+
+
+def _looks_of(policy: Policy) -> Looks:
+    if not isinstance(policy, NetworkPolicy):
+        return Looks()
     labels: set[str] = set()
     namespace_labels: set[str] = set()
-    ports: set[tuple[str, int]] = set()
-    for policy in policies:
-        if not isinstance(policy, NetworkPolicy):
-            continue
-        for peer in _pod_peers((*policy.ingress, *policy.egress)):
-            labels |= peer.pods.keys
-            if peer.namespaces is not None:
-                namespace_labels |= peer.namespaces.keys
-        for rule in policy.egress:
-            ports |= {
-                (one.port, int(one.protocol)) for one in rule.ports if isinstance(one.port, str)
-            }
-    return Looks(frozenset(labels), frozenset(namespace_labels), frozenset(ports))
+    for peer in _pod_peers((*policy.ingress, *policy.egress)):
+        labels |= peer.pods.keys
+        if peer.namespaces is not None:
+            namespace_labels |= peer.namespaces.keys
+    ports = frozenset(
+        (one.port, int(one.protocol))
+        for rule in policy.egress
+        for one in rule.ports
+        if isinstance(one.port, str)
+    )
+    return Looks(frozenset(labels), frozenset(namespace_labels), ports)
 
 
 class PortNames:
@@ -150,6 +169,8 @@ class Matches:
         """Know these classes and no others; returns those that came and those that went."""
         gone = self._features.keys() - features.keys()
         came = features.keys() - self._features.keys()
+        if not came and not gone:
+            return came, gone
         for number in gone:
             del self._features[number]
         self._features.update((number, features[number]) for number in came)

@@ -15,7 +15,7 @@ from typing import Final
 
 from mesh.compile.ids import IdTable
 from mesh.compile.node import NodeConfig
-from mesh.compile.policy.classes import Classes, Looks, PortNames, looks_of
+from mesh.compile.policy.classes import Classes, Looker, Looks, PortNames
 from mesh.compile.policy.judge import Judge, Judged
 from mesh.compile.policy.merge import SetTables
 from mesh.compile.policy.network import NamedPorts
@@ -103,6 +103,7 @@ class PolicyCompiler:
     """
 
     def __init__(self, ids: IdTable) -> None:
+        self._looker = Looker()
         self._ports = PortNames()
         self._classes = Classes(ids)
         self._sets = SetTables()
@@ -163,7 +164,7 @@ class PolicyCompiler:
         if before is not None and before.policies is policies:
             looks = before.looks
         else:
-            looks = looks_of(policies)
+            looks = self._looker.look(policies)
         return _InForce(policies, looks, self._ports.of(looks.ports), node, judged)
 
     def _plan(

@@ -11,7 +11,7 @@ from agent.config import AccessLogSettings, AgentConfig, ListenSettings, Paths
 from agent.errors import ConfigError, LockError
 from agent.inbox import Inbox
 from agent.readiness import Readiness
-from agent.statefiles import IdsFile, hold_lock
+from agent.statefiles import MAX_ADDED, IdsFile, hold_lock
 from mesh.model.workload import WorkloadUid
 
 
@@ -37,7 +37,83 @@ def test_numbers_survive_a_restart_and_are_saved_only_when_they_change(tmp_path:
     again.load()
     assert again.table.workload_id(uid) == number
     assert not again.save()
-    assert [path.name for path in tmp_path.iterdir()] == ["ids.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.added", "ids.json"]
+
+
+def saved(path: Path, *names: str) -> IdsFile:
+    """Numbers given one at a time, each saved."""
+    ids = IdsFile(path)
+    ids.load()
+    for name in names:
+        ids.table.workload_id(WorkloadUid(name))
+        ids.table.peer_class_id(name)
+        ids.save()
+    return ids
+
+
+def loaded(path: Path) -> IdsFile:
+    ids = IdsFile(path)
+    ids.load()
+    return ids
+
+
+def test_numbers_that_were_added_survive_and_the_table_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    ids = saved(path, "a")
+    whole = path.read_text()
+    ids.table.workload_id(WorkloadUid("b"))
+    ids.table.policy_set_id("set")
+    ids.save()
+    assert path.read_text() == whole
+    assert loaded(path).table.to_json() == ids.table.to_json()
+    again = saved(path, "b", "c")
+    assert again.table.workload_id(WorkloadUid("b")) == ids.table.workload_id(WorkloadUid("b"))
+    assert loaded(path).table.to_json() == again.table.to_json()
+
+
+def test_numbers_that_were_freed_do_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    ids = saved(path, "a", "b", "c")
+    ids.table.collect(workloads={WorkloadUid("a")}, services=(), frontends=())
+    ids.save()
+    ids.table.workload_id(WorkloadUid("d"))
+    ids.save()
+    assert loaded(path).table.to_json() == ids.table.to_json()
+    assert [loaded(path).table.workload_uid(number) for number in (1, 2, 3)] == ["a", None, None]
+
+
+def test_a_table_that_has_grown_much_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    ids = saved(path, "a")
+    whole = path.read_text()
+    for number in range(MAX_ADDED + 1):
+        ids.table.workload_id(WorkloadUid(f"w{number}"))
+    ids.save()
+    assert path.read_text() != whole
+    assert (tmp_path / "ids.added").read_text().count("\n") == 1
+    assert loaded(path).table.to_json() == ids.table.to_json()
+
+
+def test_an_agent_that_ends_while_it_writes_leaves_a_table_that_can_be_read(tmp_path: Path) -> None:
+    """The kernel has no number of a line that is not whole, and none that is of another table."""
+    path, added = tmp_path / "ids.json", tmp_path / "ids.added"
+    ids = saved(path, "a", "b")
+    before = ids.table.to_json()
+    text = added.read_text()
+    added.write_text(text + '["workloads", "c", 3')
+    assert loaded(path).table.to_json() == before
+    added.write_text("another table\n" + '["workloads", "c", 3]\n')
+    assert loaded(path).table.workload_id(WorkloadUid("b")) == 2
+    for wrong in (
+        '["workloads", "c"]',
+        '["pods", "c", 3]',
+        '["workloads", "c", 1]',
+        "{",
+        "[[], 1, 2]",
+    ):
+        added.write_text(f"{text}{wrong}\n")
+        with pytest.raises(ConfigError, match="nodemesh cleanup"):
+            loaded(path)
 
 
 def test_a_broken_id_table_says_what_to_do(tmp_path: Path) -> None:
