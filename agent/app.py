@@ -197,6 +197,7 @@ async def _run(config: AgentConfig) -> None:
                     "apply tables": applier.run(),
                     "apply certificates": applier.watch_certificates(),
                     "apply pods": applier.watch_pods(),
+                    "apply policy": applier.watch_policy(),
                     "look after pods": dataplane.run(lambda _pods: applier.pods_changed()),
                     "core events": observer.watch_core(core),
                     "kernel events": observer.watch_kernel(dataplane),

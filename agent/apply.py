@@ -61,6 +61,7 @@ class Applier:
         self._sink = sink
         self._one = asyncio.Lock()
         self._dirty = asyncio.Event()
+        self._applied = asyncio.Event()
         self._certified = asyncio.Event()
         self._tables = Tables()
         self._may_remove = False
@@ -111,6 +112,13 @@ class Applier:
             self._dirty.clear()
             await self._apply_tunnel()
 
+    async def watch_policy(self) -> None:
+        """End open connections on the node that a change forbids, until cancelled."""
+        while True:
+            await self._applied.wait()
+            self._applied.clear()
+            await self._dataplane.end_forbidden()
+
     def pods_changed(self) -> None:
         """Some pod was enrolled or lost outside of an application of Tables."""
         self._dirty.set()
@@ -129,6 +137,7 @@ class Applier:
             log.error("the kernel did not take all of the tables: %s", error)  # noqa: TRY400 - a sentence
             return False
         timing.done(started, time.monotonic())
+        self._applied.set()
         await self._judge_again()
         self._may_remove = compiled.may_remove
         self._check_certified()

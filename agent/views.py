@@ -229,7 +229,15 @@ class Views:
         ]
         tables = parts.brain.latest.tables
         worst = [one for one in (tables.policy_problem, descriptor_trouble()) if one]
+        if not parts.dataplane.status().ends_idle:
+            worst.append(_NO_DESTROY)
         return [*worst, *found, *tables.warnings]
+
+
+_NO_DESTROY: Final = (
+    "The kernel has no CONFIG_INET_DIAG_DESTROY: an idle connection on the node that a policy "
+    "forbids ends at its next packet, not at once."
+)
 
 
 def _number(query: Query, name: str, default: int) -> int:

@@ -124,18 +124,18 @@ inline_only u8 direction_of(const struct packet *packet, const struct judged *ju
 }
 
 /* An event of the connection: its source is who began it, whichever way the packet goes. */
-inline_only void tell(const struct packet *packet, const struct guarded_pod *pod,
-		      const struct judged *judged, u8 kind, u16 reason)
+inline_only void tell(const struct packet *packet, u32 own, const struct judged *judged, u8 kind,
+		      u16 reason)
 {
 	u8 direction = direction_of(packet, judged);
 	struct packet seen = *packet;
 
 	if (direction == DIRECTION_INGRESS) {
-		report_packet(&seen, kind, reason, direction, judged->peer, pod->workload_id, 0);
+		report_packet(&seen, kind, reason, direction, judged->peer, own, 0);
 		return;
 	}
 	turn_packet(&seen);
-	report_packet(&seen, kind, reason, direction, pod->workload_id, judged->peer, 0);
+	report_packet(&seen, kind, reason, direction, own, judged->peer, 0);
 }
 
 /* Policies in dry run would refuse what passes. */
@@ -143,22 +143,29 @@ inline_only void note_dry_run(const struct packet *packet, const struct guarded_
 			      const struct judged *judged)
 {
 	count_statistic(STATISTIC_DRY_DENIED);
-	tell(packet, pod, judged, EVENT_DRY_DENIED, REASON_POLICY_DENY);
+	tell(packet, pod->workload_id, judged, EVENT_DRY_DENIED, REASON_POLICY_DENY);
+}
+
+/* Counts a refusal and tells of it; `own` is the pod that is judged. */
+inline_only void note_refusal(const struct packet *packet, u32 own, const struct judged *judged,
+			      u16 reason)
+{
+	bool egress = direction_of(packet, judged) == DIRECTION_EGRESS;
+	u32 source = egress ? own : judged->peer;
+	u32 destination = egress ? judged->peer : own;
+	struct traffic *total =
+		traffic_of(source, destination, 0, reason, ROUTE_DENY, packet->protocol);
+
+	if (total)
+		total->failed++;
+	tell(packet, own, judged, EVENT_DROPPED, reason);
 }
 
 inline_only int refuse_packet(struct __sk_buff *skb, const struct packet *packet,
 			      const struct guarded_pod *pod, const struct judged *judged,
 			      u16 reason)
 {
-	bool egress = direction_of(packet, judged) == DIRECTION_EGRESS;
-	u32 source = egress ? pod->workload_id : judged->peer;
-	u32 destination = egress ? judged->peer : pod->workload_id;
-	struct traffic *total =
-		traffic_of(source, destination, 0, reason, ROUTE_DENY, packet->protocol);
-
-	if (total)
-		total->failed++;
-	tell(packet, pod, judged, EVENT_DROPPED, reason);
+	note_refusal(packet, pod->workload_id, judged, reason);
 	if (!is_told(reason))
 		return TC_ACT_SHOT;
 	if (packet->protocol == IPPROTO_TCP)

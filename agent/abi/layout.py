@@ -45,6 +45,7 @@ MIRRORS: Mapping[str, type[ctypes.Structure]] = {
     "port_mask_key": policy.PortMaskKey,
     "verdict_query": policy.VerdictQuery,
     "verdict": policy.Verdict,
+    "open_connection": policy.OpenConnection,
     "judged": policy.Judged,
     "peering_key": policy.PeeringKey,
     "peering": policy.Peering,
@@ -68,6 +69,7 @@ _CONSTANTS: Mapping[str, int] = {
     **{f"SET_{one.name}": one.value for one in policy.PolicySetFlag},
     **{f"QUERY_{one.name}": one.value for one in policy.QueryFlag},
     **{f"VERDICT_{one.name}": one.value for one in policy.VerdictFlag},
+    **{f"JUDGED_{one.name}": one.value for one in policy.JudgedFlag},
     **{f"DIRECTION_{one.name}": one.value for one in policy.Direction},
     **{f"RULE_{kind.name}": kind.value for kind in RuleKind},
 }

@@ -17,7 +17,9 @@ __all__ = [
     "ClassMaskKey",
     "Direction",
     "Judged",
+    "JudgedFlag",
     "Kinds",
+    "OpenConnection",
     "Peering",
     "PeeringKey",
     "PolicySet",
@@ -65,6 +67,14 @@ class QueryFlag(IntFlag):
     ATTESTED = 1
     NODE = 2
     FAIL_OPEN = 4
+
+
+class JudgedFlag(IntFlag):
+    """``JUDGED_*``."""
+
+    ATTESTED = 1
+    NODE = 2
+    EXEMPT = 4
 
 
 class VerdictFlag(IntFlag):
@@ -174,6 +184,17 @@ class Verdict(ctypes.Structure):
         ("dry_rule", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("peer_class", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class OpenConnection(ctypes.Structure):
+    """``struct open_connection``."""
+
+    _fields_ = (
+        ("local", Address),
+        ("local_port", BigEndianPort),
+        ("remote_port", BigEndianPort),
         ("pad", ctypes.c_uint32),
     )
 

@@ -120,6 +120,7 @@ PROGRAMS: tuple[ProgramSpec, ...] = (
     ProgramSpec("guard_egress", "mesh_guard_egress", _SCHED_CLS, -1),
     ProgramSpec("seal", "mesh_seal", _SCHED_CLS, -1),
     ProgramSpec("query", "mesh_query", _SCHED_CLS, -1),
+    ProgramSpec("recheck", "mesh_recheck", _SCHED_CLS, -1),
 )
 """In the order of attachment: what answers for a redirected socket before what redirects it."""
 
@@ -130,7 +131,7 @@ TAIL_CALLS: Mapping[str, int] = {"guard_judge": 0}
 VERSION_MAPS = ("guard_programs", "guard_scratches", "error_budgets")
 """Maps that belong to one version of the programs and are pinned beside them."""
 
-HELD_PROGRAMS = ("guard_ingress", "guard_egress", "seal", "query")
+HELD_PROGRAMS = ("guard_ingress", "guard_egress", "seal", "query", "recheck")
 """Programs that the agent needs at hand: they hang on interfaces, or are asked."""
 
 

@@ -18,7 +18,7 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from agent.dataplane.loader import Loaded, load, remove_other_versions
 from agent.dataplane.pods import EnrolledPod
 from agent.dataplane.policy import PolicyMaps
 from agent.dataplane.reaper import reap
+from agent.dataplane.recheck import Recheck
 from agent.dataplane.ring import RingReader
 from agent.dataplane.series import TrafficSeries
 from agent.dataplane.sync import TableMap
@@ -46,7 +47,7 @@ from agent.dataplane.telemetry import (
 from agent.errors import DataplaneError
 from mesh.model.workload import WorkloadUid
 from mesh.rows import changed_keys
-from mesh.tables import EnrollmentRow, Tables
+from mesh.tables import EnrollmentRow, SubjectRow, Tables, WorkloadId
 
 __all__ = ["Dataplane", "DataplaneStatus"]
 
@@ -84,6 +85,10 @@ class DataplaneStatus:
     pods: dict[str, str]
     """Workload uid -> enrolment state."""
 
+    ends_idle: bool
+    """An open connection that a change forbids ends at once, and not at its next packet: the kernel
+    has CONFIG_INET_DIAG_DESTROY."""
+
 
 class Dataplane:
     """One node's kernel half. Start it, apply Tables to it, keep ``run()`` running."""
@@ -104,6 +109,8 @@ class Dataplane:
         self._enroller: Enroller | None = None
         self._tables: dict[str, TableMap] = {}
         self._policy: PolicyMaps | None = None
+        self._recheck: Recheck | None = None
+        self._subjects: Mapping[WorkloadId, SubjectRow] | None = None
         self._node_netns = node_netns
         self._node_netns_fd = -1
         self._node_cookie = 0
@@ -132,6 +139,7 @@ class Dataplane:
         generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
         self._node_cookie = netns.netns_cookie(self._node_netns_fd)
         self._policy = PolicyMaps(loaded.maps, generation)
+        self._recheck = Recheck(loaded.programs, loaded.maps["judged_sockets"])
         self._series = TrafficSeries(loaded.maps["traffic"])
         self._write_config(generation)
 
@@ -194,6 +202,7 @@ class Dataplane:
         # A pod must find its policy when it is captured, and an address the class behind it; and
         # one that gets another number has the old one until it is told.
         self._judging.apply(tables, self._write_config, in_sync=False)
+        self._subjects = tables.subjects
         held, self._held = self._held, None  # until all of it is there
         changes = rows.map_changes(held, tables)
         for name, change in changes.items():
@@ -245,6 +254,17 @@ class Dataplane:
                 changed.append(pod)
         if are_others or changed:
             self._enrolling.remove_strangers()
+
+    async def end_forbidden(self) -> None:
+        """Ends open connections on the node that the policy applied last forbids, pod by pod."""
+        recheck, subjects = self._recheck, self._subjects
+        if recheck is None or subjects is None:
+            return
+        for uid in recheck.affected(self.pods().values(), subjects):
+            await self._in_thread(partial(self._end_forbidden, recheck, uid))
+
+    def _end_forbidden(self, recheck: Recheck, uid: WorkloadUid) -> None:
+        recheck.look(self._enrolling.pods.get(uid), self._judging.generation)
 
     async def run(self, on_change: Callable[[Sequence[EnrolledPod]], None]) -> None:
         """Looks after pods and maps until cancelled; ``on_change`` hears of pods that changed."""
@@ -352,6 +372,7 @@ class Dataplane:
                 **self._judging.entries,
             },
             pods={uid: pod.state.value for uid, pod in self.pods().items()},
+            ends_idle=self._recheck is not None and self._recheck.is_possible,
         )
 
     def close(self) -> None:

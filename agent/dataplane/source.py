@@ -28,6 +28,7 @@ PARTS = (
     "outgoing.c",
     "plain.c",
     "guard.c",
+    "recheck.c",
     "seal.c",
 )
 """The parts in the order in which they are joined: each uses only what stands before it."""

@@ -51,8 +51,11 @@ class Verdict:
     """The rule of a policy in dry run that would refuse."""
 
 
-def ask(program: int, question: Question) -> Verdict:
-    """One answer. ``program`` is the query program's fd. Raises DataplaneError."""
+def ask(program: int, question: Question, behind: bytes = b"") -> Verdict:
+    """One answer; ``program`` is the query program's fd. Raises DataplaneError.
+
+    The program ``recheck`` wants the ends of the connection (OpenConnection) ``behind`` that.
+    """
     flags = policy.QueryFlag.ATTESTED if question.attested else 0
     flags |= policy.QueryFlag.NODE if question.node else 0
     flags |= policy.QueryFlag.FAIL_OPEN if question.fail_open else 0
@@ -68,7 +71,7 @@ def ask(program: int, question: Question) -> Verdict:
         encode_address(question.address),
     )
     room = bytes(ctypes.sizeof(policy.Verdict))
-    returned, packet = bpf.program_test_run(program, bytes(query) + room)
+    returned, packet = bpf.program_test_run(program, bytes(query) + room + behind)
     if returned != _ANSWERED:
         raise DataplaneError("The query program gave no answer.")
     found = policy.Verdict.from_buffer_copy(packet, ctypes.sizeof(query))

@@ -117,6 +117,14 @@ struct verdict {
 
 #define POLICY_NO_RULE 0xffffffffU
 
+/* The ends of a connection that `recheck` is asked of; its peer's address stands in the query. */
+struct open_connection {
+	struct address local;
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 pad;
+};
+
 #define JUDGED_ATTESTED (1U << 0)
 #define JUDGED_NODE (1U << 1)
 #define JUDGED_EXEMPT (1U << 2) /* the agent's own */

@@ -253,7 +253,7 @@ enum event_kind {
 	EVENT_DENIED = 3,
 	EVENT_ATTESTED = 4,   /* a SYN arrived whose source the kernel has proven */
 	EVENT_CLOSED = 5,     /* end of a direct connection, with what it carried */
-	EVENT_DROPPED = 6,    /* a packet that the guard refused */
+	EVENT_DROPPED = 6,    /* a packet that the guard refused, or an open connection that ends */
 	EVENT_DRY_DENIED = 7, /* passed, but policies in dry run would refuse it */
 };
 

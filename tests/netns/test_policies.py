@@ -96,8 +96,9 @@ def test_strict_refuses_who_proves_nothing(lab, policies, target):
     assert get(lab, CLIENT, target) == 0
 
 
+@pytest.mark.parametrize("how", ["hold", "wait"], ids=["used", "idle"])
 @pytest.mark.parametrize("target", [NEAR, FAR], ids=["same-node", "across"])
-def test_an_open_connection_ends_with_its_permission(lab, policies, target):
+def test_an_open_connection_ends_with_its_permission(lab, policies, target, how):
     """The one that is forbidden ends within a second of the edit's arrival; the other lives."""
     other = FAR if target == NEAR else NEAR
     policies(network_policy(target, ingress=[{}]))
@@ -105,7 +106,7 @@ def test_an_open_connection_ends_with_its_permission(lab, policies, target):
     for name, source in (("cut", CLIENT), ("kept", other)):
         log = f"policy-{name}"
         lab.cluster.log(log).unlink(missing_ok=True)
-        arguments = ("ask", lab.spec.address4(target), str(STREAMS_PORT), "hold", "8")
+        arguments = ("ask", lab.spec.address4(target), str(STREAMS_PORT), how, "8")
         command = [sys.executable, str(PROGRAMS / "streams.py"), *arguments]
         held[name] = lab.cluster.pod(source).start(command, log=lab.cluster.log(log))
     time.sleep(0.5)

@@ -301,6 +301,23 @@ def hold(address: str, port: int, seconds: str) -> dict[str, object]:
     return {"rounds": rounds, "end": "alive"}
 
 
+def wait(address: str, port: int, seconds: str) -> dict[str, object]:
+    """Keep one connection on which nobody sends anything after the first answer."""
+    sock = _open(address, port, "echo")
+    sock.sendall(b"ping")
+    if sock.recv(4) != b"ping":
+        return {"end": "closed"}
+    report(event="open")
+    sock.settimeout(float(seconds))
+    try:
+        sock.recv(1)
+    except TimeoutError:
+        return {"end": "alive"}
+    except OSError as error:
+        return {"end": type(error).__name__}
+    return {"end": "closed"}
+
+
 _ASK = {
     "exchange": exchange,
     "after-end": after_end,
@@ -311,6 +328,7 @@ _ASK = {
     "many": many,
     "load": load,
     "hold": hold,
+    "wait": wait,
 }
 
 if __name__ == "__main__":

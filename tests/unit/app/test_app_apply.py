@@ -89,6 +89,7 @@ class Machine:
         self.issues_at_once = True
         self.generation = 1
         self.judgements = 0
+        self.looks = 0
 
     # dataplane
     async def apply(self, tables: Tables, *, in_sync: bool) -> list[Any]:
@@ -102,6 +103,9 @@ class Machine:
             for uid in self.enrolled.keys() - tables.enrollments.keys():
                 del self.enrolled[uid]
         return []
+
+    async def end_forbidden(self) -> None:
+        self.looks += 1
 
     @contextlib.asynccontextmanager
     async def steady_pods(self) -> AsyncIterator[dict[WorkloadUid, Pod]]:
@@ -163,6 +167,7 @@ class Rig:
                     self.applier.run(),
                     self.applier.watch_certificates(),
                     self.applier.watch_pods(),
+                    self.applier.watch_policy(),
                 )
             ]
             yield
