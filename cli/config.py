@@ -7,6 +7,7 @@ from pathlib import Path
 from agent.sources.file import read_mesh_file
 from agent.sources.schema import schema_text
 from mesh.compile import Compiler, IdTable, NodeConfig
+from mesh.compile.policy.warnings import outside_warnings
 from mesh.model.events import (
     NamespaceAdded,
     NodeAdded,
@@ -57,6 +58,7 @@ def _check(path: Path) -> int:
         if tables.policy_problem:
             problems[tables.policy_problem] = None
         warnings.update(dict.fromkeys(tables.warnings))
+    warnings.update(dict.fromkeys(outside_warnings(state, found.root_namespace)))
     for warning in warnings:
         print(f"{path}: warning: {warning}")
     for problem in problems:

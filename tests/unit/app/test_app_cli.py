@@ -94,6 +94,46 @@ def test_config_check_says_what_layer_4_cannot_see(
     assert "1 policies" in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "namespace", "spec", "told"),
+    [
+        ("NetworkPolicy", "b", "{podSelector: {}}", "b/v and 1 more, which are"),
+        ("NetworkPolicy", "b", "{podSelector: {matchLabels: {x: y}}}", "b/v, which is"),
+        ("AuthorizationPolicy", "b", "{selector: {matchLabels: {x: y}}}", "b/v, which is"),
+        ("PeerAuthentication", "b", "{mtls: {mode: STRICT}}", "b/v and 1 more, which are"),
+        ("PeerAuthentication", "istio-system", "{mtls: {mode: STRICT}}", ""),
+        ("AuthorizationPolicy", "istio-system", "{}", ""),
+        ("NetworkPolicy", "a", "{podSelector: {}}", ""),
+    ],
+)
+def test_config_check_names_policies_for_pods_outside_the_mesh(
+    kind: str,
+    namespace: str,
+    spec: str,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mesh.yaml"
+    group = "networking.k8s.io/v1" if kind == "NetworkPolicy" else "security.istio.io/v1"
+    outside = (
+        "  - {name: v, namespace: b, node: n1, addresses: [10.0.0.6], labels: {x: y}}\n"
+        "  - {name: z, namespace: b, node: n1, addresses: [10.0.0.7]}\n"
+        "  - {name: h, namespace: b, node: n1, addresses: [172.31.0.1], hostNetwork: true}\n"
+    )
+    workloads = "workloads:\n  - {name: w, namespace: a, node: n1, addresses: [10.0.0.5], netns: /run/netns/w}\n"
+    head = MESH.partition("workloads:")[0]
+    file.write_text(
+        f"{head}{workloads}{outside}policies:\n  - {{apiVersion: {group}, kind: {kind},"
+        f" metadata: {{name: p, namespace: {namespace}}}, spec: {spec}}}\n"
+    )
+    assert main(["config", "check", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert ("warning" in said) == bool(told)
+    if told:
+        assert f"{kind} b/p ({file}:12) selects {told} not in the mesh" in said
+
+
 def test_config_check_refuses_policies_that_do_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
