@@ -2,7 +2,7 @@
 """Policies from files, tried on what agents know: the work of ``nodemesh policy check``."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from agent.sources.problems import MeshFileError, Problem
 from agent.sources.settings import MeshFile
 from agent.sources.yaml_text import parse_documents
 from agent.telemetry.recent import Seen
-from mesh.compile import Compiler, IdTable, NodeConfig
+from mesh.compile import IdTable, NodeConfig
+from mesh.compile.policy import PolicyCompiler
 from mesh.compile.policy.warnings import policy_warnings
 from mesh.effect import Change, Effect, Policies, Talk
 from mesh.model.address import parse_address
 from mesh.model.authorization_policy import AuthorizationPolicy
-from mesh.model.events import NamespaceAdded, NodeAdded, PolicyAdded, WorkloadAdded
+from mesh.model.events import NamespaceAdded, PolicyAdded, WorkloadAdded
 from mesh.model.network_policy import NetworkPolicy
 from mesh.model.peer_authentication import MtlsMode
 from mesh.model.policies import Policy
@@ -114,8 +115,13 @@ def _describe(policy: Policy) -> dict[str, Any]:
         "rules": _count(policy),
         "file": policy.origin.file,
         "line": policy.origin.line,
-        "warnings": list(policy_warnings([policy])),
+        "warnings": [*_notes(policy), *policy_warnings([policy])],
     }
+
+
+def _notes(policy: Policy) -> Iterator[str]:
+    if isinstance(policy, AuthorizationPolicy) and policy.dry_run:
+        yield f"{policy.key} ({policy.origin}) is in dry run: it decides nothing"
 
 
 def _count(policy: Policy) -> int:
@@ -136,8 +142,9 @@ def outcome_of(checked: Checked, states: Sequence[SavedState]) -> Outcome:
     state, root = first.state, first.root_namespace
     before = list(state.policies.values())
     after = list(_applied(checked, before))
-    outcome.problems = list(_misfits(state, after, root))
-    if outcome.problems:
+    problem = _misfits(state, after, root)
+    if problem:
+        outcome.problems.append(problem)
         return outcome
     effect = Effect(
         state,
@@ -170,19 +177,18 @@ def _applied(checked: Checked, before: Iterable[Policy]) -> Iterator[Policy]:
     yield from checked.known
 
 
-def _misfits(state: MeshState, policies: Sequence[Policy], root: str) -> Iterator[str]:
-    """Ask the compiler, at every node."""
-    tried = MeshState()
-    tried.apply_all(NodeAdded(node) for node in state.nodes.values())
+def _misfits(state: MeshState, policies: Sequence[Policy], root: str) -> str:
+    """Why they do not fit, or nothing: what the compiler says of all pods as if on one node.
+
+    What may be too large is what selects one pod, wherever the others are.
+    """
+    tried, node = MeshState(), NodeConfig("here", root_namespace=root)
     tried.apply_all(NamespaceAdded(namespace) for namespace in state.namespaces.values())
-    tried.apply_all(WorkloadAdded(workload) for workload in state.workloads.values())
+    tried.apply_all(
+        WorkloadAdded(replace(workload, node=node.name)) for workload in state.workloads.values()
+    )
     tried.apply_all(PolicyAdded(policy) for policy in policies)
-    problems: dict[str, None] = {}
-    for node in state.nodes.values():
-        tables = Compiler(IdTable()).compile(tried, node=NodeConfig(node.name, root_namespace=root))
-        if tables.policy_problem:
-            problems[tables.policy_problem] = None
-    yield from problems
+    return PolicyCompiler(IdTable()).compile(tried, node=node, judged=True).problem
 
 
 def _together(states: Sequence[SavedState]) -> Iterator[Seen]:

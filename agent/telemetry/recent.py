@@ -31,14 +31,15 @@ thousand addresses must not push out what the pods of the mesh do."""
 
 _TCP: Final = 6
 _KIND: Final = Event.kind.offset
-_PROTOCOL: Final = Event.protocol.offset
-_DIRECTION: Final = Event.direction.offset
+_WHAT: Final = slice(Event.kind.offset, Event.protocol.offset + 1)
+_WAY: Final = slice(Event.direction.offset, Event.direction.offset + 1)
 _ADDRESSES: Final = slice(Event.source.offset, Event.original.offset)
 _PORT: Final = slice(Event.destination_port.offset, Event.destination_port.offset + 2)
 _SOURCE: Final = slice(Event.source_workload.offset, Event.source_workload.offset + 4)
 _DESTINATION: Final = slice(
     Event.destination_workload.offset, Event.destination_workload.offset + 4
 )
+_WORKLOADS: Final = slice(_SOURCE.start, _DESTINATION.stop)
 _NOBODY: Final = bytes(4)
 _ALLOWED: Final = frozenset({EventKind.CONNECTED, EventKind.PASSTHROUGH, EventKind.ATTESTED})
 _REFUSED: Final = frozenset({EventKind.DENIED, EventKind.DROPPED})
@@ -90,10 +91,10 @@ class TunnelEnd(Protocol):
 
 
 class _Entry:
-    __slots__ = ("count", "last", "make", "refused")
+    __slots__ = ("count", "last", "refused", "told")
 
-    def __init__(self, make: Callable[[], tuple[ConnectionRecord, int]]) -> None:
-        self.make = make
+    def __init__(self, told: bytes | TunnelEnd) -> None:
+        self.told = told
         self.count = self.refused = 0
         self.last = 0.0
 
@@ -115,13 +116,11 @@ class RecentConnections:
             refused = kind in _REFUSED
             if not refused and kind not in _ALLOWED:
                 continue
-            source, destination = raw[_SOURCE], raw[_DESTINATION]
-            what = (kind, raw[_DIRECTION], raw[_PROTOCOL])
-            key = (what, source, destination, raw[_ADDRESSES], raw[_PORT])
-            table = self._table(_NOBODY not in (source, destination))
+            key = raw[_ADDRESSES] + raw[_PORT] + raw[_WHAT] + raw[_WAY] + raw[_WORKLOADS]
+            table = self._table(raw[_SOURCE] != _NOBODY != raw[_DESTINATION])
             entry = table.get(key)
             if entry is None:
-                entry = table[key] = _Entry(partial(self._flows.of_one, raw, now))
+                entry = table[key] = _Entry(raw)
             self._count(table, key, entry, now, refused=refused)
 
     def tunnelled(self, ended: Sequence[TunnelEnd]) -> None:
@@ -133,7 +132,7 @@ class RecentConnections:
             table = self._table(bool(own and peer))
             entry = table.get(key)
             if entry is None:
-                entry = table[key] = _Entry(partial(_of_tunnel, connection))
+                entry = table[key] = _Entry(connection)
             refused = connection.reason in REFUSALS
             self._count(table, key, entry, connection.ended_at, refused=refused)
 
@@ -166,11 +165,17 @@ class RecentConnections:
             while table and next(iter(table.values())).last < now - KEPT_SECONDS:
                 table.popitem(last=False)
         entries = [
-            (entry.make, entry.count, entry.refused, entry.last)
+            (self._maker(entry), entry.count, entry.refused, entry.last)
             for table in (self._known, self._strangers)
             for entry in table.values()
         ]
         return partial(_describe, entries, now)
+
+    def _maker(self, entry: _Entry) -> Callable[[], tuple[ConnectionRecord, int]]:
+        told = entry.told
+        if isinstance(told, bytes):
+            return partial(self._flows.of_one, told, entry.last)
+        return partial(_of_tunnel, told)
 
 
 _Taken = tuple[Callable[[], tuple[ConnectionRecord, int]], int, int, float]
