@@ -209,6 +209,20 @@ def test_every_mistake_is_told_and_nothing_is_tried(
     assert found["effect"] is None
 
 
+def test_a_dry_run_decides_nothing_and_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "new.yaml").write_text(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+        "metadata: {name: dry, namespace: shop, annotations: {istio.io/dry-run: 'true'}}\n"
+        "spec: {action: DENY, rules: [{}]}\n"
+    )
+    assert check(files, names=("new.yaml",)) == 0
+    said = capsys.readouterr().out
+    assert f"warning: AuthorizationPolicy shop/dry ({files}/new.yaml:1) is in dry run" in said
+    assert "none would change" in said
+
+
 def test_policies_that_do_not_fit_are_wrong(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
