@@ -4,6 +4,7 @@
 import os
 import pickle
 import signal
+import time
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
 
@@ -31,6 +32,9 @@ from tests.kernel.pods import SLOWNESS
 from tests.kernel.test_oracle import tables_of
 
 FLIPS = 300
+SECONDS = 10
+"""Where the machine is busy, fewer flips do."""
+
 READERS = 2
 ORIGIN = Origin("test.yaml", 1)
 NODE = NodeConfig("n1")
@@ -159,7 +163,10 @@ def test_each_answer_is_of_one_generation(node: Node) -> None:
 
     which = {node.dataplane.generation: 1}
     readers = [Reader(program, asked) for _ in range(READERS)]
-    for number in range(FLIPS // SLOWNESS):
+    until = time.monotonic() + SECONDS * SLOWNESS
+    for number in range(FLIPS):
+        if time.monotonic() > until:
+            break
         node.apply(states[number & 1])
         assert node.dataplane.generation not in which
         which[node.dataplane.generation] = number & 1
@@ -169,4 +176,4 @@ def test_each_answer_is_of_one_generation(node: Node) -> None:
             state_of = which[verdict.generation]
             assert replace(verdict, generation=0) == expected[state_of][index], (index, verdict)
         generations = {verdict.generation for _, verdict in seen}
-        assert len(generations) > len(which) // 2, "the readers were there all the time"
+        assert len(generations) > 20, "the readers were there all the time"
