@@ -75,10 +75,11 @@ fmt: ## Format everything
 	@$(CARGO) fmt $(MANIFEST)
 	@clang-format -i bpf/*.c bpf/include/*.h
 
-bench: ## No mesh, Envoy and nodemesh side by side; QUICK=1 takes under 3 minutes
+bench: ## No mesh, Envoy and nodemesh side by side, and what policies cost; QUICK=1 takes 4 minutes
 	$(need_root)
 	@scripts/setup bench
 	@$(PY) -m bench $(if $(QUICK),--quick)
+	@$(PY) -m bench.policy $(if $(QUICK),--quick)
 
 soak: ## Mixed load with kills, resets and rotations: MINUTES=20, SEED=N, SHORT=1 as CI runs it
 	$(need_root)

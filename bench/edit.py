@@ -2,6 +2,7 @@
 """From the edit of a policy file to the first verdict by it, with a real agent and real dials."""
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -40,12 +41,14 @@ def edit_latency(edits: int) -> list[tuple[str, str, str, float, str]]:
                     what=f"{workloads} workloads to be known",
                 )
                 time.sleep(2)
+            busy = _busy(cluster)
             taken = [_edit(cluster, dials, allowed=turn % 2 == 1) for turn in range(edits)]
             what = f"edit to verdict, {workloads + 2:,} workloads"
-            aim = "" if workloads else "≤ 50 ms after the agent hears of it"
+            heard = (_busy(cluster) - busy) / edits * 1000
             lines += [
-                (what, "median", "ms", statistics.median(taken), aim),
+                (what, "median", "ms", statistics.median(taken), ""),
                 (what, "the slowest", "ms", max(taken), ""),
+                (what, "of it compiling and applying, mean", "ms", heard, "≤ 50 ms"),
             ]
     return lines
 
@@ -142,6 +145,13 @@ def _knows(cluster: Cluster, workloads: int) -> bool:
         return workload_rows(cluster.metrics(cluster.spec.real_nodes[0].name)) >= 2 * workloads
     except CommandError:
         return False
+
+
+def _busy(cluster: Cluster) -> float:
+    """Seconds that the agent has compiled and applied, in kernel and tunnel, so far."""
+    said = cluster.metrics(cluster.spec.real_nodes[0].name)
+    pattern = r"^nodemesh_(?:compile|apply)_seconds_total(?:\{[^}]*\})? (\S+)$"
+    return sum(float(value) for value in re.findall(pattern, said, re.MULTILINE))
 
 
 def _lines(dials: Process) -> list[tuple[float, bool]]:

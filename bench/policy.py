@@ -241,17 +241,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_machine()
         ensure_bpffs()
+        machine = describe_hardware()
         with _dataplane() as (runner, dataplane):
             lines = _changes(runner, dataplane, effort)
-        print(_table(lines))
         with _dataplane() as (runner, dataplane):
             lines += runner.run(_under_load(dataplane, effort))
-        print(_table(lines[-2:]))
         lines += edit_latency(effort.edits)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(describe_hardware())
+    print(machine)
     print(f"{WORKLOADS:,} workloads in {APPS} classes, {POLICIES:,} policies, 100 pods here.\n")
     print(_table(lines))
     return 0

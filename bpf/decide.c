@@ -8,9 +8,9 @@
  *   a STRICT or DENY rule refuses; else a NETWORK rule is needed where a NetworkPolicy isolates,
  *   and for TCP an ALLOW rule where an ALLOW AuthorizationPolicy selects
  *
- * At most seven look-ups: two subjects, the set, two class masks, a CIDR, a port; two where no
- * policy selects the pod. What is missing is a refusal. The lowest matching bit is the rule that
- * decides. mesh/decide.py says the same from the specifications.
+ * At most eight look-ups: the generation, two subjects, the set, two class masks, a CIDR, a port;
+ * three where no policy selects the pod. What is missing is a refusal. The lowest matching bit is
+ * the rule that decides. mesh/decide.py says the same from the specifications.
  */
 
 /* The lowest bit of a word that is not zero; BPF has no instruction for it. */

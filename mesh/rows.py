@@ -132,6 +132,8 @@ def changed_keys(have: Mapping[K, R], want: Mapping[K, R]) -> Collection[K] | No
         return ()
     if not isinstance(have, Rows) or not isinstance(want, Rows):
         return None
+    if want._history and want._history[-1].before == have._stamp:  # noqa: SLF001 - see below
+        return want._history[-1].keys  # noqa: SLF001 - see below
     places = {step.before: place for place, step in enumerate(have._history)}  # noqa: SLF001
     places[have._stamp] = len(places)  # noqa: SLF001 - a table and its changes are one thing
     steps = want._history  # noqa: SLF001 - as above

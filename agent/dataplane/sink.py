@@ -114,6 +114,7 @@ class Dataplane:
         self._node_netns = node_netns
         self._node_netns_fd = -1
         self._node_cookie = 0
+        self._own_cgroup = 0
         self._is_alone = False
         self._ring: RingReader | None = None
         self._series: TrafficSeries | None = None
@@ -138,14 +139,14 @@ class Dataplane:
         raw = bpf.map_lookup(loaded.maps["config"], bytes(4), size)
         generation = structs.Config.from_buffer_copy(raw).generation if raw else 0
         self._node_cookie = netns.netns_cookie(self._node_netns_fd)
+        self._own_cgroup = kernel.agent_cgroup_id(loaded.cgroup)
         self._policy = PolicyMaps(loaded.maps, generation)
         self._recheck = Recheck(loaded.programs, loaded.maps["judged_sockets"])
         self._series = TrafficSeries(loaded.maps["traffic"])
         self._write_config(generation)
 
     def _write_config(self, generation: int) -> None:
-        exempt = kernel.agent_cgroup_id(self._running.cgroup)
-        value = bytes(structs.Config(exempt, self._node_cookie, generation, 0))
+        value = bytes(structs.Config(self._own_cgroup, self._node_cookie, generation, 0))
         bpf.map_update(self._running.maps["config"], bytes(4), value)
 
     @property

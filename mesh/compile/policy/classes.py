@@ -115,6 +115,7 @@ class Classes:
             self._looks = looks
         looked = set(uids)
         namespaces: dict[str, Labels] = {}
+        known: dict[object, Features] = {}  # of a deployment, all have the same
         for uid in sorted(looked):
             workload = state.workloads.get(uid)
             if workload is None or workload.host_network:
@@ -123,7 +124,11 @@ class Classes:
             name = workload.namespace
             if name not in namespaces:
                 namespaces[name] = _namespace_labels(state, name, looks)
-            self._join(uid, _features(workload, namespaces[name], looks))
+            same = (workload.identity, workload.labels, workload.ports)
+            features = known.get(same)
+            if features is None:
+                features = known[same] = _features(workload, namespaces[name], looks)
+            self._join(uid, features)
         return looked
 
     def member(self, uid: WorkloadUid) -> tuple[WorkloadId, PeerClass] | None:
@@ -134,7 +139,7 @@ class Classes:
     def _join(self, uid: WorkloadUid, features: Features) -> None:
         before = self._members.get(uid)
         number = self._ids.workload_id(uid)
-        if before is not None and before[1] == features:
+        if before is not None and (before[1] is features or before[1] == features):
             self._members[uid] = (number, before[1], before[2])
             return
         self._leave(uid)
