@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent.saved_state import SavedState
 from agent.sources.convert import parse_mesh
@@ -16,7 +16,7 @@ from agent.sources.yaml_text import parse_documents
 from agent.telemetry.recent import Seen
 from mesh.compile import IdTable, NodeConfig
 from mesh.compile.policy import PolicyCompiler
-from mesh.compile.policy.warnings import policy_warnings
+from mesh.compile.policy.warnings import outside_warnings, policy_warnings
 from mesh.effect import Change, Effect, Policies, Talk
 from mesh.model.address import parse_address
 from mesh.model.authorization_policy import AuthorizationPolicy
@@ -58,6 +58,8 @@ class Outcome:
     allowed: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Why the policies do not fit."""
+    warnings: list[str] = field(default_factory=list)
+    """Policies that select pods outside the mesh, where nothing enforces them."""
 
 
 def check_files(paths: Sequence[Path]) -> Checked:
@@ -142,7 +144,12 @@ def outcome_of(checked: Checked, states: Sequence[SavedState]) -> Outcome:
     state, root = first.state, first.root_namespace
     before = list(state.policies.values())
     after = list(_applied(checked, before))
-    problem = _misfits(state, after, root)
+    trial = _trial(state, after)
+    asked = {f"{policy.key} ({policy.origin})" for policy in checked.known}
+    outcome.warnings = [
+        one for one in outside_warnings(trial, root) if one.startswith(tuple(asked))
+    ]
+    problem = _misfit(trial, root)
     if problem:
         outcome.problems.append(problem)
         return outcome
@@ -177,18 +184,27 @@ def _applied(checked: Checked, before: Iterable[Policy]) -> Iterator[Policy]:
     yield from checked.known
 
 
-def _misfits(state: MeshState, policies: Sequence[Policy], root: str) -> str:
-    """Why they do not fit, or nothing: what the compiler says of all pods as if on one node.
+_NODE: Final = NodeConfig("here")
 
-    What may be too large is what selects one pod, wherever the others are.
+
+def _trial(state: MeshState, policies: Sequence[Policy]) -> MeshState:
+    """Other policies for the same pods, all of them as if on one node.
+
+    What may be too large is what selects one pod, wherever the others are: one compile finds it.
     """
-    tried, node = MeshState(), NodeConfig("here", root_namespace=root)
-    tried.apply_all(NamespaceAdded(namespace) for namespace in state.namespaces.values())
-    tried.apply_all(
-        WorkloadAdded(replace(workload, node=node.name)) for workload in state.workloads.values()
+    trial = MeshState()
+    trial.apply_all(NamespaceAdded(namespace) for namespace in state.namespaces.values())
+    trial.apply_all(
+        WorkloadAdded(replace(one, node=_NODE.name)) for one in state.workloads.values()
     )
-    tried.apply_all(PolicyAdded(policy) for policy in policies)
-    return PolicyCompiler(IdTable()).compile(tried, node=node, judged=True).problem
+    trial.apply_all(PolicyAdded(policy) for policy in policies)
+    return trial
+
+
+def _misfit(trial: MeshState, root: str) -> str:
+    """What the compiler says against them, or nothing."""
+    node = replace(_NODE, root_namespace=root)
+    return PolicyCompiler(IdTable()).compile(trial, node=node, judged=True).problem
 
 
 def _together(states: Sequence[SavedState]) -> Iterator[Seen]:

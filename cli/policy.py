@@ -133,9 +133,11 @@ def _lines(checked: "Checked", outcome: "Outcome | None", note: str) -> Iterator
         yield f"Not tried on any connections: {note}"
     if outcome is None:
         return
+    for warning in outcome.warnings:
+        yield f"warning: {warning}"
     yield from _changes(outcome.refused, "would now be refused")
     yield from _changes(outcome.allowed, "would now be allowed")
-    if not outcome.refused and not outcome.allowed:
+    if not (outcome.refused or outcome.allowed or outcome.problems):
         yield f"Of {outcome.tried} connections seen in the last hour none would change."
 
 
@@ -177,5 +179,5 @@ def _data(checked: "Checked", outcome: "Outcome | None", note: str) -> dict[str,
     }
     if outcome is not None:
         effect = {"tried": outcome.tried, "refused": outcome.refused, "allowed": outcome.allowed}
-        found["effect"] = effect
+        found["effect"] = {**effect, "warnings": outcome.warnings}
     return found

@@ -223,6 +223,20 @@ def test_a_dry_run_decides_nothing_and_says_so(
     assert "none would change" in said
 
 
+def test_a_policy_of_pods_outside_the_mesh_enforces_nothing_and_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "new.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        "metadata: {name: old, namespace: legacy}\nspec: {podSelector: {}}\n"
+    )
+    assert check(files, names=("new.yaml",)) == 0
+    said = capsys.readouterr().out
+    assert f"warning: NetworkPolicy legacy/old ({files}/new.yaml:1) selects legacy/old" in said
+    assert check(files) == 0
+    assert "selects" not in capsys.readouterr().out
+
+
 def test_policies_that_do_not_fit_are_wrong(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
