@@ -9,7 +9,8 @@
 The guard judges again at the next packet of a connection; here is looked after those that send
 none. The socket's storage says who is at the other end, as it was proven when the connection was
 made. What has no storage (tunnelled connections, which the core ends; those of lo; what is older
-than the guard and has sent nothing since) and what is the agent's own is left alone.
+than the guard, or claimed and not proven, and has sent nothing since) is left alone, and what is
+the agent's own.
 """
 
 import ctypes
