@@ -33,7 +33,7 @@ from agent.memory import Trimmer, configure_memory, freeze_memory
 from agent.observe import Observer
 from agent.pki.ca_settings import CaSettings
 from agent.pki.open import FilesSettings, PkiSettings, open_provider
-from agent.policy_views import PolicyViews
+from agent.policy_views import PolicyViews, explainer
 from agent.readiness import Readiness
 from agent.sources.file import SOURCE_NAME, FileSource
 from agent.sources.settings import AgentSettings, CaCertificates, FileCertificates, MeshFile
@@ -42,6 +42,7 @@ from agent.telemetry.log import configure_logging, flush_log
 from agent.telemetry.metrics import MetricsPage
 from agent.tunnel.core import CoreSettings, CoreThread, require_core, start_core
 from agent.tunnel.sink import TunnelSink
+from agent.verdict_rules import PolicyCounts, RuleFinder
 from agent.views import Views
 from mesh.compile import NodeConfig
 from mesh.compile.node import DEFAULT_ROOT_NAMESPACE
@@ -159,6 +160,8 @@ async def _run(config: AgentConfig) -> None:
         settings.on_change = brain.compile_again
 
         # What can be looked at.
+        finder = RuleFinder(lambda: explainer(brain, dataplane, config.node))
+        policy_counts = PolicyCounts(finder)
         parts = Parts(
             readiness=readiness,
             source=source,
@@ -168,6 +171,7 @@ async def _run(config: AgentConfig) -> None:
             dataplane=dataplane,
             tunnel_sink=sink,
             observer=observer,
+            policy_counts=policy_counts,
             apply_timing=applier.timing,
         )
         page = MetricsPage()
@@ -201,6 +205,7 @@ async def _run(config: AgentConfig) -> None:
                     "look after pods": dataplane.run(lambda _pods: applier.pods_changed()),
                     "core events": observer.watch_core(core),
                     "kernel events": observer.watch_kernel(dataplane),
+                    "count by policy": policy_counts.run(observer.feed),
                     "metrics": gatherer.run(),
                     "give memory back": trimmer.run(),
                     "say ready": _say_ready(readiness),

@@ -32,6 +32,7 @@ from agent.telemetry.traffic import SeriesBook, TrafficTotals
 from agent.tunnel.core import CoreThread
 from agent.tunnel.records import traffic_totals
 from agent.tunnel.sink import TunnelSink
+from agent.verdict_rules import PolicyCounts
 
 if TYPE_CHECKING:
     from agent.tunnel._hbone import Stats
@@ -57,6 +58,7 @@ class Parts:
     dataplane: Dataplane
     tunnel_sink: TunnelSink
     observer: Observer
+    policy_counts: PolicyCounts
     apply_timing: Mapping[str, Timing]
 
 
@@ -147,9 +149,13 @@ class Gatherer:
             yield Figure("policies", count, (("kind", kind),))
         for what in ("sets", "rules", "classes"):
             yield Figure("policy_rows", status[what], (("what", what),))
-        for (by, reason), count in parts.observer.feed.refused.items():
-            labels = (("by", by), ("reason", reason_text(reason)))
-            yield Figure("refusals", count, labels, "counter")
+        for (by, verdict, direction, reason), count in parts.observer.feed.verdicts.items():
+            ends = (("verdict", verdict.value), ("direction", direction))
+            why = ("reason", reason_text(reason) if reason else "")
+            yield Figure("verdicts", count, (*ends, ("by", by), why), "counter")
+        for (policy, verdict, direction), count in parts.policy_counts.counts.items():
+            ends = (("verdict", verdict.value), ("direction", direction))
+            yield Figure("policy_refusals", count, (("policy", policy), *ends), "counter")
 
 
 def _core_figures(stats: "Stats") -> Iterable[Figure]:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from agent.abi.structs import Statistic
 from agent.admin.server import Query, Stream, View
+from agent.brain import Brain
+from agent.dataplane.sink import Dataplane
 from agent.dataplane.verdicts import ask
-from agent.errors import DataplaneError
 from agent.explain import Explainer
 from agent.figures import Parts
 from agent.saved_state import write_state
@@ -19,6 +20,7 @@ from agent.sources.spelling import Facts
 from agent.telemetry.feed import Told, Verdict
 from agent.telemetry.recent import Seen
 from agent.tunnel.records import open_record
+from agent.verdict_rules import RuleFinder
 from mesh.compile.policy.select import Book, Selected
 from mesh.model.address import parse_address
 from mesh.model.errors import InvalidAddressError
@@ -28,14 +30,16 @@ from mesh.model.policy import PolicyName
 from mesh.model.workload import Workload
 from mesh.tables import Tables
 
-__all__ = ["PolicyViews"]
+__all__ = ["PolicyViews", "explainer"]
 
 _BEAT_SECONDS: Final = 5.0
 """A line is sent at least so often: by it a reader knows that the agent lives, and the agent
 learns that a reader has gone."""
 
-_RULES_PER_SECOND: Final = 100
-"""Refusals whose rule is looked for: each costs a system call or two on the event loop."""
+
+def explainer(brain: Brain, dataplane: Dataplane, node: str) -> Explainer:
+    """One for the policy in force."""
+    return Explainer(brain.state, brain.latest.tables, node, partial(ask, dataplane.query_fd()))
 
 
 class PolicyViews:
@@ -45,7 +49,7 @@ class PolicyViews:
         self._node = node
         self._trust_domain = trust_domain
         self._parts = parts
-        self._second = self._asked = 0
+        self._finder = RuleFinder(self.explainer)
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -65,7 +69,7 @@ class PolicyViews:
 
     async def explain(self, query: Query) -> Any:
         """Why one workload may or may not reach another."""
-        return self._explainer().explain(
+        return self.explainer().explain(
             query.get("from", ""),
             query.get("to", ""),
             port=_port(query.get("port", "0")),
@@ -124,7 +128,7 @@ class PolicyViews:
 
     async def _follow(self, wanted: "_Wanted") -> AsyncIterator[Any]:
         before = await self._lost()
-        with self._parts.observer.feed.watch(wanted.verdict) as watcher:
+        with self._parts.observer.feed.watch(*wanted.verdicts) as watcher:
             yield None  # whoever reads this knows that nothing is missed from here on
             counted = time.monotonic()
             while True:
@@ -149,36 +153,14 @@ class PolicyViews:
             "tunnel": stats["events_dropped"] + stats["events_withheld"],
         }
 
-    def _explainer(self) -> Explainer:
-        brain, program = self._parts.brain, self._parts.dataplane.query_fd()
-        return Explainer(brain.state, brain.latest.tables, self._node, partial(ask, program))
+    def explainer(self) -> Explainer:
+        """One for the policy in force."""
+        return explainer(self._parts.brain, self._parts.dataplane, self._node)
 
     def _with_rule(self, told: Told) -> dict[str, Any]:
         """The verdict with the rule that gives it now, if one does and there is time to ask."""
-        found = {**told.as_json(), "rule": None}
-        if told.verdict is Verdict.ALLOWED or not self._may_ask():
-            return found
-        source = _host(told.source) or told.source_workload
-        host, _, port = told.destination.rpartition(":")
-        try:
-            halves = self._explainer().explain(
-                source, host.strip("[]"), port=int(port or 0), protocol=told.protocol
-            )["directions"]
-        except (ValueError, DataplaneError):
-            return found
-        for half in halves:
-            if half.get("reason") == told.reason:
-                found["direction"] = "outbound" if half["direction"] == "egress" else "inbound"
-                found["rule"] = half["decided_by"]
-                break
-        return found
-
-    def _may_ask(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._asked = second, 0
-        self._asked += 1
-        return self._asked <= _RULES_PER_SECOND
+        direction, rule = self._finder.find(told)
+        return {**told.as_json(), "direction": direction, "rule": rule}
 
 
 class _Wanted:
@@ -191,7 +173,7 @@ class _Wanted:
         limit = query.get("limit", "100")
         if not limit.isdecimal() or not 0 < int(limit[:9]) <= 10_000:
             raise ValueError(f"limit must be a number from 1 to 10000, not {limit!r}")
-        self.verdict = Verdict(verdict) if verdict else None
+        self.verdicts = frozenset({Verdict(verdict)} if verdict else Verdict)
         self.limit = int(limit)
         self._source = _end(query.get("from", ""))
         self._target = _end(query.get("to", ""))
@@ -199,7 +181,7 @@ class _Wanted:
     def takes(self, told: Told) -> bool:
         """Whether this is one of them."""
         return (
-            self.verdict in (None, told.verdict)
+            told.verdict in self.verdicts
             and (not self._source or told.is_from(self._source))
             and (not self._target or told.is_to(self._target))
         )
@@ -224,10 +206,6 @@ def _end(text: str) -> str:
         return str(parse_address(text))
     except InvalidAddressError:
         raise ValueError(f"{text!r} is no namespace/name and no address") from None
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].strip("[]")
 
 
 def _describe_policies(

@@ -3,7 +3,7 @@
 
 A node may open 10,000 connections a second and refuse as many. So what happened stays what the
 kernel or the core told, and is put into words only for somebody who looks; while nobody does, what
-was allowed is not even kept. A reader who is slow loses verdicts, counted, and holds up nobody.
+was allowed is counted, not kept. A slow reader loses verdicts, counted, and holds up nobody.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from enum import StrEnum, unique
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
+from agent.abi.policy import Direction
 from agent.abi.structs import Event as RawEvent
 from agent.abi.structs import EventKind
 from agent.telemetry.connections import ConnectionRecord
@@ -113,6 +114,10 @@ class TunnelEnd(Protocol):
     def reason(self) -> int:
         """A number of mesh.reasons."""
 
+    @property
+    def is_outbound(self) -> bool:
+        """Whether the pod of this node began it."""
+
     def make(self) -> ConnectionRecord:
         """Make the record."""
 
@@ -120,8 +125,8 @@ class TunnelEnd(Protocol):
 class Watcher:
     """What waits for one reader."""
 
-    def __init__(self, verdict: Verdict | None) -> None:
-        self._wanted = verdict
+    def __init__(self, verdicts: frozenset[Verdict]) -> None:
+        self.wanted = verdicts
         self._waiting: deque[_Happened] = deque()
         self._some = asyncio.Event()
         self.lost = 0
@@ -129,7 +134,7 @@ class Watcher:
 
     def offer(self, happened: _Happened) -> None:
         """Let one wait, if it is wanted and there is room."""
-        if self._wanted is not None and happened.verdict is not self._wanted:
+        if happened.verdict not in self.wanted:
             return
         if len(self._waiting) >= _WAITING:
             self.lost += 1
@@ -158,17 +163,17 @@ class Feed:
         self._now = now
         self._recent: deque[_Happened] = deque(maxlen=_KEPT)
         self._watchers: set[Watcher] = set()
-        self.refused: Counter[tuple[str, int]] = Counter()
-        """Refusals ever since, by who told of them and by the number of the reason."""
+        self.verdicts: Counter[tuple[str, Verdict, str, int]] = Counter()
+        """Ever since: by who told, verdict, direction, and number of the reason."""
 
     def recent(self) -> list[Told]:
         """Return the last refusals, and what dry run would refuse, oldest first."""
         return [happened.tell() for happened in self._recent]
 
     @contextlib.contextmanager
-    def watch(self, verdict: Verdict | None = None) -> Iterator[Watcher]:
-        """Follow what happens from now on."""
-        watcher = Watcher(verdict)
+    def watch(self, *verdicts: Verdict) -> Iterator[Watcher]:
+        """Follow what happens from now on; every verdict, if none is named."""
+        watcher = Watcher(frozenset(verdicts or Verdict))
         self._watchers.add(watcher)
         try:
             yield watcher
@@ -177,39 +182,44 @@ class Feed:
 
     def kernel(self, events: Iterable[bytes]) -> None:
         """Take records of the ring buffer."""
-        now = self._now()
+        now, looked_at = self._now(), self._is_looked_at()
         for raw in events:
             verdict = _OF_KIND.get(raw[_KIND])
-            if verdict is None or (verdict is Verdict.ALLOWED and not self._watchers):
+            if verdict is None:
                 continue
-            reason = int.from_bytes(raw[_REASON], sys.byteorder)
-            self._happened(
-                verdict, partial(self._kernel_told, raw, verdict, now), by="kernel", reason=reason
-            )
+            allowed = verdict is Verdict.ALLOWED
+            reason = 0 if allowed else int.from_bytes(raw[_REASON], sys.byteorder)
+            direction = "inbound" if raw[_DIRECTION] == Direction.INGRESS else "outbound"
+            self.verdicts["kernel", verdict, direction, reason] += 1
+            if not allowed or looked_at:
+                self._happened(verdict, partial(self._kernel_told, raw, verdict, now))
 
     def tunnelled(self, ended: Sequence[TunnelEnd]) -> None:
         """Take connections of the tunnel that ended: they are told of when their end is known."""
+        looked_at = self._is_looked_at()
         for connection in ended:
             refused = connection.reason in REFUSALS
-            if refused or self._watchers:
-                verdict = Verdict.DENIED if refused else Verdict.ALLOWED
-                tell = partial(_tunnel_told, connection, verdict)
-                self._happened(verdict, tell, by="tunnel", reason=connection.reason)
+            verdict = Verdict.DENIED if refused else Verdict.ALLOWED
+            direction = "outbound" if connection.is_outbound else "inbound"
+            reason = connection.reason if refused else 0
+            self.verdicts["tunnel", verdict, direction, reason] += 1
+            if refused or looked_at:
+                self._happened(verdict, partial(_tunnel_told, connection, verdict))
 
     def refused_by_core(self, event: Mapping[str, Any]) -> None:
         """Take what the core refused before there was a connection: handshakes and captures."""
-        now, reason = self._now(), event.get("reason", 0)
-        tell = partial(self._core_told, event, now)
-        self._happened(Verdict.DENIED, tell, by="tunnel", reason=reason)
+        direction = event.get("direction", "") or "outbound"
+        self.verdicts["tunnel", Verdict.DENIED, direction, event.get("reason", 0)] += 1
+        self._happened(Verdict.DENIED, partial(self._core_told, event, self._now()))
 
-    def _happened(
-        self, verdict: Verdict, tell: Callable[[], Told], *, by: str, reason: int
-    ) -> None:
+    def _is_looked_at(self) -> bool:
+        """Whether somebody follows what is allowed, too."""
+        return any(Verdict.ALLOWED in watcher.wanted for watcher in self._watchers)
+
+    def _happened(self, verdict: Verdict, tell: Callable[[], Told]) -> None:
         happened = _Happened(verdict, tell)
         if verdict is not Verdict.ALLOWED:
             self._recent.append(happened)
-        if verdict is Verdict.DENIED:
-            self.refused[by, reason] += 1
         for watcher in self._watchers:
             watcher.offer(happened)
 
@@ -239,6 +249,7 @@ class Feed:
 
 
 _KIND: Final = RawEvent.kind.offset
+_DIRECTION: Final = RawEvent.direction.offset
 _REASON: Final = slice(RawEvent.reason.offset, RawEvent.reason.offset + RawEvent.reason.size)
 _PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMP", 132: "SCTP"}
 _OF_KIND: Final = {

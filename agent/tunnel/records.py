@@ -33,6 +33,11 @@ class EndedTunnelled:
         self.reason = closed.reason
         self.orderly = not self.reason
 
+    @property
+    def is_outbound(self) -> bool:
+        """Whether the pod of this node began it."""
+        return self._closed.between[0]
+
     def ends(self) -> tuple[bool, int, int, str, str]:
         """Whether it is outbound, both workload ids (ours first), and source and destination."""
         outbound, own, peer, *_ = self._closed.between

@@ -194,6 +194,12 @@ def test_a_refusal_by_a_rule_names_it(lab, policies, follow, target):
     assert event["rule"]["policy"] == "AuthorizationPolicy shop/no-client"
     assert event["direction"] == "inbound"
     assert event["source_workload"] == CLIENT
+    metrics = lab.cluster.metrics(node)
+    by = "kernel" if target == NEAR else "tunnel"
+    labels = f'by="{by}",direction="inbound",reason="policy-deny",verdict="denied"'
+    assert f"nodemesh_verdicts_total{{{labels}}}" in metrics
+    labels = 'direction="inbound",policy="AuthorizationPolicy shop/no-client",verdict="denied"'
+    assert f"nodemesh_policy_refusals_total{{{labels}}}" in metrics
 
 
 def test_what_is_allowed_is_seen_too_and_others_are_not(lab, follow):

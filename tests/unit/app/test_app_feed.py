@@ -46,7 +46,9 @@ async def test_a_refusal_is_told_with_both_ends_and_kept_for_later(feed: Feed) -
     assert (told.source_workload, told.destination_workload) == ("shop/curl", "shop/web")
     assert told.reason == "network-policy"
     assert feed.recent() == [told]
-    assert feed.refused == {("kernel", Reason.NETWORK_POLICY): 1}
+    assert feed.verdicts == {
+        ("kernel", Verdict.DENIED, "outbound", Reason.NETWORK_POLICY): 1,
+    }
 
 
 async def test_what_is_allowed_is_told_to_watchers_only(feed: Feed) -> None:
@@ -62,12 +64,14 @@ async def test_what_is_allowed_is_told_to_watchers_only(feed: Feed) -> None:
         (Verdict.DENIED, "outbound"),
     ]
     assert [one.verdict for one in feed.recent()] == [Verdict.DENIED]
+    assert feed.verdicts["kernel", Verdict.ALLOWED, "outbound", 0] == 2, "also unwatched"
+    assert feed.verdicts["kernel", Verdict.ALLOWED, "inbound", 0] == 1
 
 
 async def test_dry_run_is_neither_allowed_nor_denied(feed: Feed) -> None:
     feed.kernel([KernelTold(EventKind.DRY_DENIED, reason=Reason.POLICY_DENY).raw()])
     assert [one.verdict for one in feed.recent()] == [Verdict.DRY_RUN]
-    assert not feed.refused
+    assert {verdict for _, verdict, *_ in feed.verdicts} == {Verdict.DRY_RUN}
 
 
 async def test_the_tunnel_tells_of_ends(feed: Feed, directory: Directory) -> None:
@@ -80,7 +84,8 @@ async def test_the_tunnel_tells_of_ends(feed: Feed, directory: Directory) -> Non
         told = await watcher.take(1)
     assert [one.verdict.value for one in told] == ["allowed", "allowed", "denied"]
     assert [one.reason for one in told] == ["", "app-reset", "connect-denied"]
-    assert feed.refused == {("tunnel", Reason.CONNECT_DENIED): 1}
+    assert sorted(feed.verdicts.values()) == [1, 2]
+    assert feed.verdicts["tunnel", Verdict.DENIED, "outbound", Reason.CONNECT_DENIED] == 1
 
 
 async def test_a_refused_handshake_has_its_ends_the_right_way_round(feed: Feed) -> None:
