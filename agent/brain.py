@@ -116,9 +116,12 @@ class Brain:
             self._collect()
         # The numbers must be on disk before the kernel's pinned maps hold them: after a crash in
         # between, another workload could otherwise get a number that live sockets still carry.
-        await asyncio.to_thread(self._ids.save)
+        if self._ids.is_due:
+            await asyncio.to_thread(self._ids.save)
         self._warn(tables)
-        self.latest = Compiled(tables, self.state.is_in_sync(self._sources))
+        before, self.latest = self.latest, Compiled(tables, self.state.is_in_sync(self._sources))
+        if tables is before.tables and before.may_remove == self.latest.may_remove:
+            return  # what was offered last holds: most changes of pods are no change of rows
         if self.latest.may_remove:
             self._readiness.done("sources")
         for observe in self._observers:

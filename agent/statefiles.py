@@ -108,11 +108,16 @@ class IdsFile:
             ) from error
         self._saved = self.table.revision
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to save."""
+        return self.table.revision != self._saved
+
     def save(self) -> bool:
         """Write what changed; before any of its numbers reaches the kernel."""
-        revision = self.table.revision
-        if revision == self._saved:
+        if not self.is_due:
             return False
+        revision = self.table.revision
         base, self._base = self._base, None  # until it is written, for the next time
         given = self.table.take_given()
         fits = self._lines + len(given) <= MAX_ADDED

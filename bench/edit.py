@@ -41,6 +41,8 @@ def edit_latency(edits: int) -> list[tuple[str, str, str, float, str]]:
                     what=f"{workloads} workloads to be known",
                 )
                 time.sleep(2)
+            for allowed in (False, True):  # what was known before compares everything, once
+                _edit(cluster, dials, allowed=allowed)
             busy = _busy(cluster)
             taken = [_edit(cluster, dials, allowed=turn % 2 == 1) for turn in range(edits)]
             what = f"edit to verdict, {workloads + 2:,} workloads"

@@ -131,6 +131,8 @@ class _SetMap:
 
     def add(self, rows: Mapping[Any, Any]) -> None:
         """Write what is new; what is not wanted any more stays."""
+        if rows is self._rows:
+            return
         before, self._rows = self._rows, None  # until all of it is there
         keys = None if before is None else changed_keys(before, rows)
         if before is None or keys is None:

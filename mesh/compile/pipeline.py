@@ -199,6 +199,8 @@ class Compiler:
                 self._certified[new.peer.uid] = new
             if new is not None and new.warnings:
                 self._warning[new.peer.uid] = new
+        if not any(group is not None and group.svids for change in changes for group in change):
+            return
         svids = {key: row for group in self._certified.values() for key, row in group.svids.items()}
         if svids != self._svids:
             self._svids = svids

@@ -49,6 +49,7 @@ class SetTables:
 
     def __init__(self) -> None:
         self._held: dict[SetId, _Held] = {}
+        self._live: Mapping[SetId, Judgement] = {}
         self._matches = Matches()
         self.heads: Rows[SetId, PolicySetRow] = Rows()
         self.classes: Rows[ClassMaskKey, ClassMaskRow] = Rows()
@@ -62,9 +63,15 @@ class SetTables:
         sets: Mapping[SetId, PolicySet],
         features: Mapping[PeerClass, Features],
     ) -> None:
-        """Hold these sets and no others, with rows for these classes and no others."""
-        masks = _Masks()
+        """Hold these sets and no others, with rows for these classes and no others.
+
+        ``live`` that is the same object has not changed.
+        """
         came, gone = self._matches.follow(features)
+        if live is self._live and not came and not gone:
+            return
+        self._live = live
+        masks = _Masks()
         if came or gone:
             for number in self._held.keys() & live.keys():
                 self._regroup(number, came, gone, masks)
