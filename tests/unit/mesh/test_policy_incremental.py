@@ -11,12 +11,13 @@ from policy_world import NODE, ORIGIN, made, steps, worlds
 
 from mesh.compile import Compiler, IdTable, NodeConfig, compile_mesh
 from mesh.compile.policy import PolicyCompiler
-from mesh.model.events import PolicyAdded, WorkloadAdded, WorkloadRemoved
+from mesh.model.events import NamespaceAdded, PolicyAdded, WorkloadAdded, WorkloadRemoved
 from mesh.model.identity import Identity
 from mesh.model.labels import Labels
-from mesh.model.network_policy import IpBlock, NetworkPolicy, NetworkRule, PolicyTypes
-from mesh.model.policy import LabelSelector
-from mesh.model.workload import Workload, pod_uid
+from mesh.model.namespace import Namespace
+from mesh.model.network_policy import IpBlock, NetworkPolicy, NetworkRule, PodPeer, PolicyTypes
+from mesh.model.policy import LabelSelector, Operator, Requirement
+from mesh.model.workload import DATAPLANE_MODE_LABEL, Workload, pod_uid
 from mesh.rows import changed_keys
 from mesh.tables import POLICY_SET_RULES, Tables
 
@@ -106,3 +107,29 @@ def test_a_pod_that_no_policies_fit_is_refused_alone_and_said_until_they_do():
     assert not after.problem
     assert after.subjects[ids.workload_id(strange.uid)].judged
     assert after == PolicyCompiler(ids).compile(state, node=NODE, judged=True)
+
+
+def test_labels_of_a_namespace_are_those_of_its_pods_at_once():
+    """Which of them are judged, and what class each is in."""
+    tiers = Requirement("tier", Operator.EXISTS)
+    peers = (PodPeer(LabelSelector(expressions=(tiers,)), LabelSelector()),)
+    policy = NetworkPolicy(
+        namespace="a",
+        name="one",
+        pods=LabelSelector(),
+        types=PolicyTypes.INGRESS,
+        ingress=(NetworkRule(peers, (), ORIGIN),),
+        origin=ORIGIN,
+    )
+    state, ids = made([]), IdTable()
+    web = pod("web")
+    state.apply_all([PolicyAdded(policy), WorkloadAdded(web)])
+    compiler, seen = PolicyCompiler(ids), []
+    for labels in ({DATAPLANE_MODE_LABEL: "ambient", "tier": "x"}, {"tier": "x"}, {}):
+        compiler.compile(state, node=NODE, judged=True)
+        state.apply(NamespaceAdded(Namespace("a", Labels(labels))))
+        rows = compiler.compile(state, node=NODE, judged=True)
+        assert rows == PolicyCompiler(ids).compile(state, node=NODE, judged=True)
+        seen.append(rows.subjects[ids.workload_id(web.uid)])
+    assert [row.judged for row in seen] == [True, False, False]
+    assert seen[0].peer_class == seen[1].peer_class != seen[2].peer_class
