@@ -229,6 +229,10 @@ fn a_pod_replaced_in_place_gets_tunnels_of_its_own() {
     pair.client
         .put_workload(pod(CLIENT, SERVER_ID, CLIENT_IP), listeners)
         .unwrap();
+    // Until the other node knows, the certificate is not that of the address's owner there.
+    pair.server
+        .put_peers(vec![peer(CLIENT, CLIENT_IP, SERVER_ID)])
+        .unwrap();
     let mut other_near = TcpStream::connect(capture).unwrap();
     let (mut other_far, _) = pair.app.accept().unwrap();
     echoes(&mut other_near, &mut other_far);

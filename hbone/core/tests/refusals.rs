@@ -111,6 +111,26 @@ fn whoever_proves_another_identity_gets_nothing() {
 }
 
 #[test]
+fn a_certificate_is_worth_nothing_at_another_pods_address() {
+    let pair = Pair::new();
+    pair.server
+        .put_peers(vec![peer(
+            CLIENT,
+            CLIENT_IP,
+            "spiffe://cluster.local/ns/shop/sa/else",
+        )])
+        .unwrap();
+    refused(&pair, EventKind::ConnectionClosed, Reason::ConnectDenied);
+    let closed = wait_for(&pair.server, |event| {
+        event.kind == EventKind::ConnectionClosed
+    });
+    assert!(
+        is_reason(&closed, Reason::PeerIdentityMismatch),
+        "{closed:?}"
+    );
+}
+
+#[test]
 fn a_foreign_authority_is_not_trusted() {
     let pair = Pair::new();
     pair.server

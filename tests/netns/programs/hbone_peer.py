@@ -224,9 +224,14 @@ def get(directory: str, address: str) -> dict[str, object]:
     """CONNECT, ask the web server, read to the end."""
     client = Client(directory, address)
     host = f"[{address}]" if ":" in address else address
-    stream = client.connect(f"{host}:8080")
+    return _ask(client, client.connect(f"{host}:8080"))
+
+
+def _ask(client: Client, stream: int) -> dict[str, object]:
+    """Ask the web server, if the CONNECT is answered with 200."""
     client.until(lambda: stream in client.status)
-    client.send(stream, GET)
+    if client.status.get(stream) == "200":
+        client.send(stream, GET)
     client.until(lambda: stream in client.ended)
     return _facts(client, stream)
 
@@ -294,8 +299,24 @@ def no_certificate(directory: str, address: str) -> dict[str, object]:
     return _facts(client, stream)
 
 
+def forged_headers(directory: str, address: str) -> dict[str, object]:
+    """Say in every header that could say so that it is another who asks: one of the host .10."""
+    client = Client(directory, address)
+    other = "10.81.1.10"
+    headers = [
+        (":method", "CONNECT"),
+        (":authority", f"{address}:8080"),
+        ("forwarded", f'for={other};by={other};proto=http;host="{address}"'),
+        ("x-forwarded-for", other),
+        ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/client"),
+        ("baggage", "k8s.namespace.name=shop,service.name=client"),
+    ]
+    return _ask(client, client.open(headers))
+
+
 SCENARIOS = {
     "get": get,
+    "forged-headers": forged_headers,
     "many": many,
     "wrong-authority": wrong_authority,
     "malformed-authority": malformed_authority,

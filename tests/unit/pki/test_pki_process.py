@@ -33,7 +33,8 @@ def children(parent=None):
     parent = os.getpid() if parent is None else parent
     found = set()
     for task in Path(f"/proc/{parent}/task").iterdir():
-        found |= set(map(int, (task / "children").read_text().split()))
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            found |= set(map(int, (task / "children").read_text().split()))
     return {pid for pid in found if runs(pid)}
 
 

@@ -34,8 +34,10 @@ impl Worker {
         }
     }
 
+    /// By the address and not by the tunnel's peer: a tunnel whose certificate disagrees has none.
     fn check_claim(&self, about: &About) -> Result<(), Reason> {
-        let Some(known) = self.peers.get(&about.peer_workload) else {
+        let owner = self.peer_by_address.get(&about.source.ip());
+        let Some(known) = owner.and_then(|id| self.peers.get(id)) else {
             return Ok(());
         };
         let proven = about.peer_identity.as_deref().unwrap_or_default();
