@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from agent.dataplane.telemetry import TrafficTotal
 from mesh.reasons import Reason
 from mesh.tables import Route
 from tests.kernel.node import REMOTE_V4, Node
-from tests.kernel.pods import Pod
+from tests.kernel.pods import SLOWNESS, Pod
 
 MakePod = Callable[..., Pod]
 
@@ -176,8 +177,16 @@ def test_totals_of_a_workload_that_is_gone_go_with_it(node: Node, make_pod: Make
     number = node.enrolled(pod).workload_id
     node.drop_pod(pod)
     node.apply()
-    totals = node.runner.run(node.dataplane.counters())
-    assert not [one for one in totals if number in (one.source_workload, one.destination_workload)]
+
+    def left() -> list[TrafficTotal]:
+        totals = node.runner.run(node.dataplane.counters())
+        return [one for one in totals if number in (one.source_workload, one.destination_workload)]
+
+    until = time.monotonic() + 5 * SLOWNESS
+    while left() and time.monotonic() < until:  # all totals are read for it once a second at most
+        time.sleep(0.1)
+        node.care()
+    assert not left()
 
 
 def test_totals_of_a_workload_that_went_unseen_go_too(node: Node, make_pod: MakePod) -> None:
