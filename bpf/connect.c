@@ -48,7 +48,7 @@ inline_only void fill_state(struct socket_state *state, const struct dial *dial,
 	state->source_workload = source;
 	state->destination_workload = dial->workload_id;
 	state->service_id = dial->service_id;
-	state->generation = current_generation();
+	state->generation = dial->generation;
 	state->pad = 0;
 	state->netns_cookie = netns_cookie;
 	state->connected_ns = bpf_ktime_get_ns();

@@ -19,7 +19,8 @@ struct dial {
 	bool rewritten; /* `address` is not what was dialled */
 	u32 frontend_id;
 	u32 endpoint_index;
-	u16 reason; /* not REASON_NONE: refuse */
+	u16 reason;	/* not REASON_NONE: refuse */
+	u32 generation; /* of the policy that let it go */
 };
 
 inline_only void choose_endpoint(struct dial *dial, const struct frontend *frontend)
@@ -165,6 +166,7 @@ inline_only void judge_dial(struct dial *dial, const struct enrollment *enrollme
 	query.address = dial->address;
 	decide(&query, &verdict);
 	dial->reason = (u16)verdict.reason;
+	dial->generation = verdict.generation;
 	if (verdict.reason == REASON_NONE && verdict.flags & VERDICT_DRY_DENY)
 		report_dry_run(enrollment->workload_id, dial);
 }

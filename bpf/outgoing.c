@@ -33,10 +33,16 @@ inline_only void exempt_socket(struct __sk_buff *skb)
 		judged->flags = JUDGED_EXEMPT;
 }
 
-/* A socket that has no judgement yet: was it the connect hook that sent it here? */
+/*
+ * A socket that has no judgement yet: has the connect hook let it go, under the policy in force? A
+ * change since then is asked about here, where a refusal is a reset: the answer to its SYN would be
+ * refused without the socket hearing of it.
+ */
 inline_only bool is_dialled(struct bpf_sock *sk)
 {
-	return sockets.sk_storage_get(sk, 0, 0) != NULL;
+	struct socket_state *state = sockets.sk_storage_get(sk, 0, 0);
+
+	return state && state->generation == current_generation();
 }
 
 /* A header and nothing behind it. */

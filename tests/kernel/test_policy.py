@@ -3,6 +3,7 @@
 
 import errno
 import socket
+import threading
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Network, ip_network
@@ -212,6 +213,24 @@ def test_a_change_ends_what_it_forbids_and_nothing_else(node: Node, make_pod: Ma
         pairs[1][1].recv(100)
     with pytest.raises(ConnectionResetError):
         pairs[1][0].recv(100)
+
+
+def test_a_connect_under_way_is_refused_when_it_is_forbidden(node: Node, make_pod: MakePod) -> None:
+    """Its SYN was lost before the change; the next is refused at once, not left to time out."""
+    pod, server_pod = make_pod(), make_pod()
+    node.enrol(pod, server_pod)
+    node.set_policies()
+    server_pod.serve(8080)
+    server_pod.sh("ip link set eth0 down")
+    found: list[tuple[str, float]] = []
+    dialling = threading.Thread(target=lambda: found.append(attempt(pod, server_pod.v4, 8080, 9)))
+    dialling.start()
+    time.sleep(0.3)
+    node.set_policies(egress(pod))
+    server_pod.sh("ip link set eth0 up")
+    dialling.join()
+    assert [name for name, _ in found] == ["ECONNREFUSED"]
+    assert {one.reason for one in node.events(EventKind.DROPPED)} == {Reason.NETWORK_POLICY}
 
 
 def test_udp_ingress_and_replies(node: Node, make_pod: MakePod) -> None:
