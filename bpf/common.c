@@ -106,6 +106,15 @@ inline_only u32 current_generation(void)
 	return settings ? settings->generation : 0;
 }
 
+/*
+ * Signed: what is consumed or aged after its pod has left and come again was made before, and is
+ * no longer counted there.
+ */
+inline_only bool is_used_up(const struct nonce_quota *quota, u64 aged, s64 most)
+{
+	return (s64)(quota->made - quota->consumed - aged) >= most;
+}
+
 /* Space for an event, zeroed but for kind, protocol and time; NULL (counted) where none is left. */
 inline_only struct event *start_event(u8 kind, u8 protocol)
 {

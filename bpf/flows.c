@@ -104,7 +104,7 @@ inline_only struct nonce_quota *quota_of(u64 netns_cookie)
 	if (!quota)
 		return NULL;
 	aged = nonces_aged.lookup(&netns_cookie);
-	if (quota->made - quota->consumed - (aged ? *aged : 0) >= MESH_NONCE_QUOTA)
+	if (is_used_up(quota, aged ? *aged : 0, MESH_NONCE_QUOTA))
 		return NULL;
 	return quota;
 }

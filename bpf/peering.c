@@ -57,7 +57,7 @@ inline_only void remember_peering(struct peering_key *key, const struct judged *
 	}
 	quota = peering_quotas.lookup_or_try_init(&key->netns_cookie, &none);
 	aged = peerings_aged.lookup(&key->netns_cookie);
-	if (!quota || quota->made - quota->consumed - (aged ? *aged : 0) >= MESH_PEERING_QUOTA ||
+	if (!quota || is_used_up(quota, aged ? *aged : 0, MESH_PEERING_QUOTA) ||
 	    peerings.insert(key, &peering)) {
 		count_statistic(STATISTIC_PEERINGS_REFUSED);
 		return;

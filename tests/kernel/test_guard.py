@@ -43,6 +43,32 @@ def test_same_node_connection_is_attested(node: Node, make_pod: MakePod, version
     assert node.map_size("nonces") == 0
 
 
+def test_a_nonce_of_before_does_not_count_against_a_pod_that_comes_again(
+    node: Node, make_pod: MakePod
+) -> None:
+    pod, server_pod = make_pod(), make_pod()
+    node.enrol(pod, server_pod)
+    server = server_pod.serve(8080)
+    server_pod.sh("ip link set eth0 down")
+
+    def dial(seconds: float = 0.3) -> int:
+        with socket.socket() as client:
+            client.settimeout(seconds)
+            return client.connect_ex((server_pod.v4, 8080))
+
+    assert pod.run(dial) != 0
+    assert node.map_size("nonces") == 1, "its SYN is lost"
+    node.drop_pod(pod)
+    node.apply()
+    node.enrol(pod)
+    assert node.reap(after=60).nonces == 1
+    server_pod.sh("ip link set eth0 up")
+    assert pod.run(lambda: dial(5)) == 0
+    server.accept()
+    (event,) = node.events(EventKind.ATTESTED)
+    assert event.source_workload == node.enrolled(pod).workload_id
+
+
 def test_attested_through_a_service(node: Node, make_pod: MakePod) -> None:
     pod, server_pod = make_pod(), make_pod()
     node.add_service(VIP4, 80, [(server_pod.v4, 8080)], service_id=33)
