@@ -212,11 +212,9 @@ def _together(states: Sequence[SavedState]) -> Iterator[Seen]:
     found: dict[object, Seen] = {}
     for state in states:
         for seen in state.connections:
-            client = seen.source_workload or seen.source
-            key = (client, seen.destination_workload, seen.destination, seen.port, seen.protocol)
-            other = found.get(key)
+            other = found.get(seen.key)
             if other is None or (other.attested, other.count) < (seen.attested, seen.count):
-                found[key] = seen
+                found[seen.key] = seen
     return iter(found.values())
 
 

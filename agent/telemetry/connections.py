@@ -11,7 +11,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from mesh.reasons import Reason
 
-__all__ = ["ConnectionLedger", "ConnectionRecord", "Ended", "EndedLater", "Own", "Path"]
+__all__ = [
+    "ConnectionLedger",
+    "ConnectionRecord",
+    "Ended",
+    "EndedLater",
+    "Own",
+    "Path",
+    "split_endpoint",
+]
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Address and port of ``10.0.0.1:80`` or ``[fd00::1]:80``; of other text nothing and 0."""
+    host, _, port = endpoint.rpartition(":")
+    return host.strip("[]"), int(port) if host and port.isdecimal() else 0
 
 
 @unique

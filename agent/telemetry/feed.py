@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from agent.abi.policy import Direction
 from agent.abi.structs import Event as RawEvent
 from agent.abi.structs import EventKind
-from agent.telemetry.connections import ConnectionRecord
+from agent.telemetry.connections import ConnectionRecord, split_endpoint
 from agent.telemetry.directory import Directory
 from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
@@ -86,15 +86,15 @@ class Told:
 
     def is_from(self, wanted: str) -> bool:
         """Whether the source is this ``namespace/name`` or address."""
-        return wanted in (self.source_workload, _host(self.source))
+        return wanted in (self.source_workload, split_endpoint(self.source)[0])
 
     def is_to(self, wanted: str) -> bool:
         """Whether the destination, or what was dialled, is this."""
         namespace, _, name = wanted.partition("/")
         return wanted in (
             self.destination_workload,
-            _host(self.destination),
-            _host(self.original_destination),
+            split_endpoint(self.destination)[0],
+            split_endpoint(self.original_destination)[0],
         ) or (bool(name) and self.service.startswith(f"{name}.{namespace}."))
 
 
@@ -117,6 +117,9 @@ class TunnelEnd(Protocol):
     @property
     def is_outbound(self) -> bool:
         """Whether the pod of this node began it."""
+
+    def ends(self) -> tuple[bool, int, int, str, str]:
+        """Whether it is outbound, the two workload ids, and the addresses with their ports."""
 
     def make(self) -> ConnectionRecord:
         """Make the record."""
@@ -287,8 +290,3 @@ def _told(
         reason="" if record.reason == Reason.NONE.text else record.reason,
         detail=record.detail,
     )
-
-
-def _host(endpoint: str) -> str:
-    """The address of ``10.0.0.1:80`` or ``[fd00::1]:80``."""
-    return endpoint.rpartition(":")[0].strip("[]")

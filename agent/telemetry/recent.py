@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from agent.abi.structs import Event, EventKind
-from agent.telemetry.connections import ConnectionRecord, Path
-from agent.telemetry.feed import REFUSALS
+from agent.telemetry.connections import ConnectionRecord, Path, split_endpoint
+from agent.telemetry.feed import REFUSALS, TunnelEnd
 from agent.telemetry.kernel_flows import KernelFlows
 
 __all__ = ["KEPT_SECONDS", "RecentConnections", "Seen"]
@@ -67,27 +67,15 @@ class Seen:
     last_seen: float
     """Seconds since 1970."""
 
+    @property
+    def key(self) -> Hashable:
+        """What is the same of all that is told of them, at either end."""
+        source = self.source_workload or self.source
+        return source, self.destination_workload, self.destination, self.port, self.protocol
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-
-class TunnelEnd(Protocol):
-    """A connection of the tunnel that ended."""
-
-    @property
-    def ended_at(self) -> float:
-        """Seconds since 1970."""
-
-    @property
-    def reason(self) -> int:
-        """A number of mesh.reasons."""
-
-    def ends(self) -> tuple[bool, int, int, str, str]:
-        """Whether it is outbound, the two workload ids, and the addresses with their ports."""
-
-    def make(self) -> ConnectionRecord:
-        """Make the record."""
 
 
 class _Entry:
@@ -203,7 +191,7 @@ def _describe(entries: list[_Taken], now: float, opened: Iterable[ConnectionReco
     for record in opened:
         seen = _seen(record, _TCP, count=1, refused=0, last=now)
         # The kernel's were counted when they were opened; the tunnel's are when they end.
-        if record.path != Path.TUNNEL and _way(record, seen) in found.get(_key(seen), {}):
+        if record.path != Path.TUNNEL and _way(record, seen) in found.get(seen.key, {}):
             seen = replace(seen, count=0)
         _add(found, seen, record)
     merged = [_merge(ways) for ways in found.values()]
@@ -213,12 +201,13 @@ def _describe(entries: list[_Taken], now: float, opened: Iterable[ConnectionReco
 def _seen(
     record: ConnectionRecord, protocol: int, *, count: int, refused: int, last: float
 ) -> Seen:
+    destination, port = split_endpoint(record.destination)
     return Seen(
         source_workload=record.source_workload,
-        source=_host(record.source),
+        source=split_endpoint(record.source)[0],
         destination_workload=record.destination_workload,
-        destination=_host(record.destination),
-        port=int(record.destination.rpartition(":")[2] or 0),
+        destination=destination,
+        port=port,
         protocol=protocol,
         attested=record.attested,
         count=count,
@@ -227,18 +216,13 @@ def _seen(
     )
 
 
-def _key(seen: Seen) -> Hashable:
-    source = seen.source_workload or seen.source
-    return source, seen.destination_workload, seen.destination, seen.port, seen.protocol
-
-
 def _way(record: ConnectionRecord, seen: Seen) -> _Way:
     tunnel = record.path == Path.TUNNEL
     return _Way(record.direction == "outbound", tunnel, not tunnel and bool(seen.refused))
 
 
 def _add(found: dict[Hashable, dict[_Way, Seen]], seen: Seen, record: ConnectionRecord) -> None:
-    ways, way = found.setdefault(_key(seen), {}), _way(record, seen)
+    ways, way = found.setdefault(seen.key, {}), _way(record, seen)
     before = ways.get(way)
     if before is not None:
         seen = replace(
@@ -274,7 +258,3 @@ def _merge(ways: dict[_Way, Seen]) -> Seen:
         refused=max(denied),
         attested=any(seen.attested for seen in ways.values()),
     )
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].strip("[]")
