@@ -17,7 +17,7 @@ from mesh.model.service import Protocol, Service, ServiceName
 from mesh.model.workload import Workload
 from mesh.reasons import EXPLANATIONS, Reason
 from mesh.state import MeshState
-from mesh.tables import Route, RuleKind, RuleRow, Tables, WorkloadId
+from mesh.tables import Route, RuleKey, RuleKind, RuleRow, Tables, WorkloadId
 
 __all__ = ["WORST_FIRST", "Explainer"]
 
@@ -66,8 +66,7 @@ class Explainer:
         and ``port`` the name of one of its ports, or of the target pod's.
         Raises ValueError for what does not exist.
         """
-        if protocol not in _PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
+        wire = _wire_protocol(protocol)
         sender = self._end(source)
         service, receiver, number = self._target(target, port, protocol)
         here = receiver.address_like(sender)
@@ -75,8 +74,8 @@ class Explainer:
         if here is None or there is None:
             raise ValueError(f"{source} and {target} have no address of one family")
         halves = [
-            self._half(sender, receiver, here, number, protocol, egress=True),
-            self._half(receiver, sender, there, number, protocol, egress=False),
+            self._half(sender, receiver, here, number, wire, egress=True),
+            self._half(receiver, sender, there, number, wire, egress=False),
         ]
         verdicts = {half["verdict"] for half in halves}
         return {
@@ -84,10 +83,29 @@ class Explainer:
             "destination": {**self._describe(receiver, here), "port": number, "service": service},
             "protocol": protocol,
             "route": self._route_of(sender, receiver, here, protocol),
-            "attested": self._attested(sender, receiver, protocol),
+            "attested": self._attested(sender, receiver, wire),
             "directions": halves,
             "verdict": next(one for one in WORST_FIRST if one in verdicts),
         }
+
+    def verdict(
+        self, source: str, target: str, *, port: int, protocol: str, egress: bool
+    ) -> Verdict | None:
+        """What the policy of one end says now, of two addresses or workloads, without explanation.
+
+        None where that end's policies are not here. Raises ValueError as explain() does.
+        """
+        sender, receiver = self._end(source), self._end(target)
+        subject, peer = (sender, receiver) if egress else (receiver, sender)
+        address = peer.address_like(subject)
+        if address is None:
+            raise ValueError(f"{source} and {target} have no address of one family")
+        return self._judge(subject, peer, address, port, _wire_protocol(protocol), egress=egress)
+
+    def rule(self, key: RuleKey | None) -> dict[str, Any] | None:
+        """A rule that a verdict names, if it names one."""
+        row = None if key is None else self._tables.rules.get(key)
+        return None if row is None else _rule(row)
 
     def _end(self, text: str) -> _End:
         workload = self._workload(text)
@@ -160,9 +178,11 @@ class Explainer:
         row = self._tables.workloads.get(address)
         return "direct" if row is None else row.route.name.lower()
 
-    def _attested(self, sender: _End, receiver: _End, protocol: str) -> str:
+    def _attested(self, sender: _End, receiver: _End, protocol: int) -> str:
         """How the receiver knows who sends."""
-        if protocol != "TCP" or not (self._enrolled(sender) and self._enrolled(receiver)):
+        if protocol != _PROTOCOLS["TCP"] or not (
+            self._enrolled(sender) and self._enrolled(receiver)
+        ):
             return "no"
         nodes = {end.workload.node for end in (sender, receiver) if end.workload is not None}
         direct = len(nodes) == 1 and self._route(receiver.addresses[0]) == Route.DIRECT.name.lower()
@@ -174,25 +194,38 @@ class Explainer:
         peer: _End,
         address: IpAddress,
         port: int,
-        protocol: str,
+        protocol: int,
         *,
         egress: bool,
     ) -> dict[str, Any]:
-        found: dict[str, Any] = {"direction": "egress" if egress else "ingress"}
+        verdict = self._judge(subject, peer, address, port, protocol, egress=egress)
+        answer = self._unjudged(subject) if verdict is None else self._answer(verdict)
+        return {"direction": "egress" if egress else "ingress", **answer}
+
+    def _judge(
+        self,
+        subject: _End,
+        peer: _End,
+        address: IpAddress,
+        port: int,
+        protocol: int,
+        *,
+        egress: bool,
+    ) -> Verdict | None:
         number = self._number(subject)
         row = self._tables.subjects.get(number)
         if row is None or not row.judged:
-            return {**found, **self._unjudged(subject)}
+            return None
         question = Question(
             subject=number,
             peer=self._number(peer),
             address=address,
             port=port,
-            protocol=_PROTOCOLS[protocol],
+            protocol=protocol,
             egress=egress,
             attested=not egress and self._attested(peer, subject, protocol) != "no",
         )
-        return {**found, **self._answer(self._ask(question))}
+        return self._ask(question)
 
     def _unjudged(self, subject: _End) -> dict[str, Any]:
         """What there is to say of somebody whose policies are not here."""
@@ -222,11 +255,18 @@ class Explainer:
             "policy_set": int(verdict.set_id),
             "peer_class": verdict.peer_class,
             "rules": len(rules),
-            "decided_by": None if rule is None else _rule(rule),
+            "decided_by": self.rule(verdict.rule),
             "would_permit": [_rule(row) for row in rules if row.kind is wanted][:_SHOWN],
             "dry_run_would_refuse": verdict.dry_deny,
             "detail": _detail(verdict, rule),
         }
+
+
+def _wire_protocol(protocol: str) -> int:
+    """Its number. Raises ValueError."""
+    if protocol not in _PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
+    return _PROTOCOLS[protocol]
 
 
 def _own_port(text: str, workload: Workload | None, port: int | str, protocol: Protocol) -> int:

@@ -159,8 +159,8 @@ class PolicyViews:
 
     def _with_rule(self, told: Told) -> dict[str, Any]:
         """The verdict with the rule that gives it now, if one does and there is time to ask."""
-        direction, rule = self._finder.find(told)
-        return {**told.as_json(), "direction": direction, "rule": rule}
+        allowed = told.verdict is Verdict.ALLOWED
+        return {**told.as_json(), "rule": None if allowed else self._finder.find(lambda: told)}
 
 
 class _Wanted:

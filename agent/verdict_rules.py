@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from agent.errors import DataplaneError
 from agent.explain import Explainer
+from agent.telemetry.connections import split_endpoint
 from agent.telemetry.feed import Feed, Told, Verdict
 
 __all__ = ["PolicyCounts", "RuleFinder"]
@@ -26,26 +27,32 @@ class RuleFinder:
         self._explainer = explainer
         self._second = self._asked = 0
 
-    def find(self, told: Told) -> tuple[str, dict[str, Any] | None]:
-        """The direction that was judged, and the rule that gives this verdict there now.
+    def find(self, tell: Callable[[], Told]) -> dict[str, Any] | None:
+        """The rule that gives this refusal now, or that refuses in dry run.
 
-        No rule where none gives it, where it is allowed, or where there is no time to ask.
+        None where none does, or where there is no time to ask: then it is not put into words.
         """
-        if told.verdict is Verdict.ALLOWED or not self._may_ask():
-            return told.direction, None
-        source = _host(told.source) or told.source_workload
-        host, _, port = told.destination.rpartition(":")
+        if not self._may_ask():
+            return None
+        told = tell()
+        source, _ = split_endpoint(told.source)
+        target, port = split_endpoint(told.destination)
+        explainer, egress = self._explainer(), told.direction == "outbound"
         try:
-            halves = self._explainer().explain(
-                source, host.strip("[]"), port=int(port or 0), protocol=told.protocol
-            )["directions"]
+            verdict = explainer.verdict(
+                source or told.source_workload,
+                target,
+                port=port,
+                protocol=told.protocol,
+                egress=egress,
+            )
         except (ValueError, DataplaneError):
-            return told.direction, None
-        for half in halves:
-            if half.get("reason") == told.reason:
-                direction = "outbound" if half["direction"] == "egress" else "inbound"
-                return direction, half["decided_by"]
-        return told.direction, None
+            return None
+        if verdict is None:
+            return None
+        if told.verdict is Verdict.DRY_RUN:
+            return explainer.rule(verdict.dry_rule)
+        return explainer.rule(verdict.rule) if verdict.reason.text == told.reason else None
 
     def _may_ask(self) -> bool:
         second = int(time.monotonic())
@@ -68,10 +75,7 @@ class PolicyCounts:
         """Count until cancelled."""
         with feed.watch(Verdict.DENIED, Verdict.DRY_RUN) as watcher:
             while True:
-                for told in await watcher.take(_WAIT_SECONDS):
-                    direction, rule = self._finder.find(told)
-                    self.counts[rule["policy"] if rule else "", told.verdict, direction] += 1
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].strip("[]")
+                for happened in await watcher.take_untold(_WAIT_SECONDS):
+                    rule = self._finder.find(happened.tell)
+                    policy = rule["policy"] if rule else ""
+                    self.counts[policy, happened.verdict, happened.direction] += 1

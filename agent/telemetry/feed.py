@@ -25,7 +25,7 @@ from agent.telemetry.kernel_flows import KernelFlows
 from agent.telemetry.labels import reason_text
 from mesh.reasons import Reason
 
-__all__ = ["REFUSALS", "Feed", "Told", "TunnelEnd", "Verdict", "Watcher"]
+__all__ = ["REFUSALS", "Feed", "Happened", "Told", "TunnelEnd", "Verdict", "Watcher"]
 
 _KEPT: Final = 1_000
 """Refusals that are remembered for who asks later."""
@@ -98,8 +98,11 @@ class Told:
         ) or (bool(name) and self.service.startswith(f"{name}.{namespace}."))
 
 
-class _Happened(NamedTuple):
+class Happened(NamedTuple):
+    """A verdict that is not put into words yet."""
+
     verdict: Verdict
+    direction: str
     tell: Callable[[], Told]
 
 
@@ -130,12 +133,12 @@ class Watcher:
 
     def __init__(self, verdicts: frozenset[Verdict]) -> None:
         self.wanted = verdicts
-        self._waiting: deque[_Happened] = deque()
+        self._waiting: deque[Happened] = deque()
         self._some = asyncio.Event()
         self.lost = 0
         """Verdicts that found no room, because the reader is slower than they come."""
 
-    def offer(self, happened: _Happened) -> None:
+    def offer(self, happened: Happened) -> None:
         """Let one wait, if it is wanted and there is room."""
         if happened.verdict not in self.wanted:
             return
@@ -147,10 +150,14 @@ class Watcher:
 
     async def take(self, seconds: float) -> list[Told]:
         """What waits, once there is some; nothing where none came in time."""
+        return [happened.tell() for happened in await self.take_untold(seconds)]
+
+    async def take_untold(self, seconds: float) -> list[Happened]:
+        """The same for who puts few of them into words."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._some.wait(), seconds)
         self._some.clear()
-        taken = [happened.tell() for happened in self._waiting]
+        taken = list(self._waiting)
         self._waiting.clear()
         return taken
 
@@ -164,7 +171,7 @@ class Feed:
         self._directory = directory
         self._flows = flows
         self._now = now
-        self._recent: deque[_Happened] = deque(maxlen=_KEPT)
+        self._recent: deque[Happened] = deque(maxlen=_KEPT)
         self._watchers: set[Watcher] = set()
         self.verdicts: Counter[tuple[str, Verdict, str, int]] = Counter()
         """Ever since: by who told, verdict, direction, and number of the reason."""
@@ -195,7 +202,8 @@ class Feed:
             direction = "inbound" if raw[_DIRECTION] == Direction.INGRESS else "outbound"
             self.verdicts["kernel", verdict, direction, reason] += 1
             if not allowed or looked_at:
-                self._happened(verdict, partial(self._kernel_told, raw, verdict, now))
+                tell = partial(self._kernel_told, raw, verdict, now)
+                self._happened(Happened(verdict, direction, tell))
 
     def tunnelled(self, ended: Sequence[TunnelEnd]) -> None:
         """Take connections of the tunnel that ended: they are told of when their end is known."""
@@ -207,21 +215,22 @@ class Feed:
             reason = connection.reason if refused else 0
             self.verdicts["tunnel", verdict, direction, reason] += 1
             if refused or looked_at:
-                self._happened(verdict, partial(_tunnel_told, connection, verdict))
+                tell = partial(_tunnel_told, connection, verdict)
+                self._happened(Happened(verdict, direction, tell))
 
     def refused_by_core(self, event: Mapping[str, Any]) -> None:
         """Take what the core refused before there was a connection: handshakes and captures."""
         direction = event.get("direction", "") or "outbound"
         self.verdicts["tunnel", Verdict.DENIED, direction, event.get("reason", 0)] += 1
-        self._happened(Verdict.DENIED, partial(self._core_told, event, self._now()))
+        tell = partial(self._core_told, event, self._now())
+        self._happened(Happened(Verdict.DENIED, direction, tell))
 
     def _is_looked_at(self) -> bool:
         """Whether somebody follows what is allowed, too."""
         return any(Verdict.ALLOWED in watcher.wanted for watcher in self._watchers)
 
-    def _happened(self, verdict: Verdict, tell: Callable[[], Told]) -> None:
-        happened = _Happened(verdict, tell)
-        if verdict is not Verdict.ALLOWED:
+    def _happened(self, happened: Happened) -> None:
+        if happened.verdict is not Verdict.ALLOWED:
             self._recent.append(happened)
         for watcher in self._watchers:
             watcher.offer(happened)

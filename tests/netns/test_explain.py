@@ -6,7 +6,7 @@ import time
 
 import pytest
 from netns_support import ENDED
-from policy_support import CLIENT, FAR, NEAR, STRANGER, network_policy, selector
+from policy_support import CLIENT, FAR, NEAR, STRANGER, authorization, network_policy, selector
 
 from lab.process import wait_until
 from lab.servers import ECHO_PORT, HTTP_PORT
@@ -200,6 +200,18 @@ def test_a_refusal_by_a_rule_names_it(lab, policies, follow, target):
     assert f"nodemesh_verdicts_total{{{labels}}}" in metrics
     labels = 'direction="inbound",policy="AuthorizationPolicy shop/no-client",verdict="denied"'
     assert f"nodemesh_policy_refusals_total{{{labels}}}" in metrics
+
+
+def test_what_dry_run_would_refuse_passes_and_names_its_rule(lab, policies, follow):
+    deny = authorization(NEAR, "DENY", {"namespaces": ["shop"]})
+    deny["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
+    policies(deny)
+    live = follow(lab.one, "--to", NEAR, "--verdict", "dry-run")
+    assert curl(lab, CLIENT, NEAR, 4) == 0
+    event = live.wait(5, reason="policy-deny")
+    assert event["rule"]["policy"] == "AuthorizationPolicy shop/deny"
+    labels = 'direction="inbound",policy="AuthorizationPolicy shop/deny",verdict="dry-run"'
+    assert f"nodemesh_policy_refusals_total{{{labels}}}" in lab.cluster.metrics(lab.one)
 
 
 def test_what_is_allowed_is_seen_too_and_others_are_not(lab, follow):
