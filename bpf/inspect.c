@@ -31,22 +31,26 @@ struct inspection {
 	bool drop_peering; /* the socket has taken the peering's judgement over */
 };
 
+/* Under the policy in force, or never to be. */
+inline_only bool is_in_force(const struct judged *judged)
+{
+	return judged->flags & JUDGED_EXEMPT || judged->generation == current_generation();
+}
+
 /* Has it been judged under the policy in force? Then it passes, else it is judged again. */
 inline_only void resume(struct inspection *inspection, const struct judged *judged, u8 keep)
 {
 	inspection->judged = *judged;
 	inspection->keep = keep;
-	if (judged->flags & JUDGED_EXEMPT || judged->generation == current_generation())
-		inspection->step = STEP_PASS;
-	else
-		inspection->step = STEP_JUDGE;
+	inspection->step = is_in_force(judged) ? STEP_PASS : STEP_JUDGE;
 }
 
 /* A first packet of somebody: judged by what its address claims, unless a nonce proves more. */
-inline_only void begin(struct inspection *inspection, const struct packet *packet, u8 keep)
+inline_only void begin(struct inspection *inspection, const struct packet *packet, u8 keep,
+		       u8 direction)
 {
 	inspection->judged.peer = claimed_by(&packet->source);
-	inspection->judged.direction = DIRECTION_INGRESS;
+	inspection->judged.direction = direction;
 	inspection->step = STEP_JUDGE;
 	inspection->keep = keep;
 }
@@ -61,7 +65,7 @@ inline_only void inspect_syn(struct __sk_buff *skb, const struct packet *packet,
 {
 	struct peering *earlier;
 
-	begin(inspection, packet, KEEP_NOTHING);
+	begin(inspection, packet, KEEP_NOTHING, DIRECTION_INGRESS);
 	if (consume_nonce(skb, packet, pod, &inspection->judged)) {
 		if (state == BPF_TCP_LISTEN || state == BPF_TCP_NEW_SYN_RECV ||
 		    state == BPF_TCP_TIME_WAIT)
@@ -128,26 +132,34 @@ inline_only bool judged_before(struct bpf_sock *sk, struct inspection *inspectio
 	return true;
 }
 
-/* Of a handshake without a socket: as proven, else by what the address claims. */
-inline_only void inspect_handshake(struct inspection *inspection, const struct packet *packet)
+/* As remembered, else by what the address claims; whether that is remembered, `keep` says. */
+inline_only void inspect_peering(struct inspection *inspection, const struct packet *packet,
+				 u8 keep, u8 direction)
 {
 	struct peering *peering = peering_of(&inspection->key);
 
 	if (peering)
 		resume(inspection, &peering->judged, KEEP_PEERING);
 	else
-		begin(inspection, packet, KEEP_NOTHING);
+		begin(inspection, packet, keep, direction);
 	if (inspection->step == STEP_PASS)
 		inspection->keep = KEEP_NOTHING;
+}
+
+/* Of a handshake without a socket only what was proven is remembered. */
+inline_only void inspect_handshake(struct inspection *inspection, const struct packet *packet)
+{
+	inspect_peering(inspection, packet, KEEP_NOTHING, DIRECTION_INGRESS);
 }
 
 /* A socket that nothing is known of: older than the guard, or dialled and not answered yet. */
 inline_only void inspect_stranger(struct __sk_buff *skb, const struct packet *packet,
 				  struct inspection *inspection, u32 state)
 {
-	begin(inspection, packet, KEEP_SOCKET);
-	if (state == BPF_TCP_SYN_SENT || !is_inbound(skb, packet))
-		inspection->judged.direction = DIRECTION_EGRESS;
+	u8 direction = state != BPF_TCP_SYN_SENT && is_inbound(skb, packet) ? DIRECTION_INGRESS
+									    : DIRECTION_EGRESS;
+
+	begin(inspection, packet, KEEP_SOCKET, direction);
 }
 
 inline_only void inspect_tcp(struct __sk_buff *skb, const struct packet *packet,
@@ -197,8 +209,6 @@ inline_only void inspect_tcp(struct __sk_buff *skb, const struct packet *packet,
 inline_only void inspect(struct __sk_buff *skb, const struct packet *packet,
 			 const struct guarded_pod *pod, struct inspection *inspection)
 {
-	struct peering *peering;
-
 	if (packet->malformed) {
 		inspection->step = STEP_REFUSE;
 		inspection->reason = REASON_PACKET_MALFORMED;
@@ -219,11 +229,5 @@ inline_only void inspect(struct __sk_buff *skb, const struct packet *packet,
 		}
 		return;
 	}
-	peering = peering_of(&inspection->key);
-	if (peering)
-		resume(inspection, &peering->judged, KEEP_PEERING);
-	else
-		begin(inspection, packet, KEEP_PEERING);
-	if (inspection->step == STEP_PASS)
-		inspection->keep = KEEP_NOTHING;
+	inspect_peering(inspection, packet, KEEP_PEERING, DIRECTION_INGRESS);
 }

@@ -102,8 +102,7 @@ inline_only void inspect_outgoing_tcp(struct __sk_buff *skb, const struct packet
 		inspect_handshake(inspection, packet);
 		return;
 	}
-	begin(inspection, packet, KEEP_NOTHING);
-	inspection->judged.direction = DIRECTION_EGRESS;
+	begin(inspection, packet, KEEP_NOTHING, DIRECTION_EGRESS);
 	if (belongs_in_tunnel(packet, pod)) {
 		inspection->step = STEP_REFUSE;
 		inspection->reason = REASON_TUNNEL_BYPASSED;
@@ -128,8 +127,6 @@ inline_only void inspect_later_fragment(struct inspection *inspection, const str
 inline_only void inspect_outgoing(struct __sk_buff *skb, const struct packet *packet,
 				  const struct guarded_pod *pod, struct inspection *inspection)
 {
-	struct peering *peering;
-
 	if (packet->malformed) {
 		inspection->step = STEP_REFUSE;
 		inspection->reason = REASON_PACKET_MALFORMED;
@@ -146,13 +143,5 @@ inline_only void inspect_outgoing(struct __sk_buff *skb, const struct packet *pa
 		inspect_outgoing_tcp(skb, packet, pod, inspection);
 		return;
 	}
-	peering = peering_of(&inspection->key);
-	if (peering) {
-		resume(inspection, &peering->judged, KEEP_PEERING);
-	} else {
-		begin(inspection, packet, KEEP_PEERING);
-		inspection->judged.direction = DIRECTION_EGRESS;
-	}
-	if (inspection->step == STEP_PASS)
-		inspection->keep = KEEP_NOTHING;
+	inspect_peering(inspection, packet, KEEP_PEERING, DIRECTION_EGRESS);
 }

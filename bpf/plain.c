@@ -50,13 +50,12 @@ inline_only u32 read_plain(struct __sk_buff *skb, struct bpf_sock_tuple *tuple)
 	return sizeof(tuple->ipv6);
 }
 
-/* Under the policy in force, or never to be. */
+/* Under the policy in force. */
 inline_only bool is_judged(struct bpf_sock *sk)
 {
 	struct judged *judged = judged_sockets.sk_storage_get(sk, 0, 0);
 
-	return judged &&
-	       (judged->flags & JUDGED_EXEMPT || judged->generation == current_generation());
+	return judged && is_in_force(judged);
 }
 
 /* What enters for the socket of a judged connection. Nobody else's has the capture ports. */
