@@ -107,15 +107,10 @@ class Compiler:
             peers=self._peers,
             services=self._service_rows,
             svids=self._svids,
-            subjects=policy.subjects,
-            policy_sets=policy.policy_sets,
-            class_masks=policy.class_masks,
-            cidr_masks=policy.cidr_masks,
-            port_masks=policy.port_masks,
-            rules=policy.rules,
             warnings=before.warnings if before.warnings == warnings else warnings,
             policy_problem=policy.problem,
         )
+        tables = policy.put_into(tables)
         if not _is_same(before, tables):
             self._tables = tables
         return self._tables

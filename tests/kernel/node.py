@@ -233,15 +233,7 @@ class Node:
         state.apply_all(PolicyAdded(policy) for policy in policies)
         self.compiler.numbers = {u: row.workload_id for u, row in self.tables.enrollments.items()}
         compiled = self.compiler.compile(state, node=NodeConfig(self.name), judged=True)
-        self.tables = replace(
-            self.tables,
-            subjects=compiled.subjects,
-            policy_sets=compiled.policy_sets,
-            class_masks=compiled.class_masks,
-            cidr_masks=compiled.cidr_masks,
-            port_masks=compiled.port_masks,
-            rules=compiled.rules,
-        )
+        self.tables = compiled.put_into(self.tables)
         self.apply()
 
     # What is there now

@@ -29,7 +29,6 @@ from mesh.state import MeshState
 from mesh.tables import Tables
 from tests.kernel.node import Node
 from tests.kernel.pods import SLOWNESS
-from tests.kernel.test_oracle import tables_of
 
 FLIPS = 300
 SECONDS = 10
@@ -82,7 +81,7 @@ def tables(ids: IdTable, peers: tuple[str, str], block: str, port: int) -> Table
             )
         )
     )
-    return tables_of(PolicyCompiler(ids).compile(state, node=NODE, judged=True))
+    return PolicyCompiler(ids).compile(state, node=NODE, judged=True).put_into(Tables())
 
 
 def questions(ids: IdTable) -> list[Question]:

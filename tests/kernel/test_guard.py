@@ -15,6 +15,7 @@ import pytest
 from agent.abi.structs import EventKind, NonceSecret, Statistic
 from agent.dataplane import bpf
 from mesh.reasons import Reason
+from tests.kernel.frames import checksum
 from tests.kernel.node import Node
 from tests.kernel.pods import SLOWNESS, Pod
 
@@ -114,14 +115,6 @@ def _syn(
     source: tuple[str, int], target: tuple[str, int], options: bytes, macs: tuple[str, str]
 ) -> bytes:
     """An Ethernet frame with an IPv4 TCP SYN and right checksums."""
-
-    def checksum(data: bytes) -> int:
-        data += b"\0" * (len(data) % 2)
-        total = sum(struct.unpack(f">{len(data) // 2}H", data))
-        while total >> 16:
-            total = (total & 0xFFFF) + (total >> 16)
-        return ~total & 0xFFFF
-
     options += b"\0" * (-len(options) % 4)
     length = 20 + len(options)
     tcp = struct.pack(">HHIIBBHHH", source[1], target[1], 1, 0, length // 4 << 4, 2, 1000, 0, 0)

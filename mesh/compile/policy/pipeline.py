@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Final
 
@@ -39,6 +39,7 @@ from mesh.tables import (
     RuleRow,
     SetId,
     SubjectRow,
+    Tables,
     WorkloadId,
 )
 
@@ -58,6 +59,18 @@ class PolicyRows:
     warnings: tuple[str, ...] = ()
     problem: str = ""
     """Why the policies that are known are not those in force."""
+
+    def put_into(self, tables: Tables) -> Tables:
+        """``tables`` with these rows. What is said of them is left to the caller."""
+        return replace(
+            tables,
+            subjects=self.subjects,
+            policy_sets=self.policy_sets,
+            class_masks=self.class_masks,
+            cidr_masks=self.cidr_masks,
+            port_masks=self.port_masks,
+            rules=self.rules,
+        )
 
 
 _FIELDS: Final = tuple(one.name for one in fields(PolicyRows))
