@@ -31,6 +31,7 @@ from tests.unit.mesh.policy_world import (
 )
 
 MAPPED = tuple(ip_address(f"::ffff:{one}") for one in ADDRESSES if one.version == 4)
+ROUNDS = 4
 CONNECTIONS = 40
 """Asked of each world."""
 
@@ -40,17 +41,6 @@ worlds = st.tuples(
     st.lists(policies.map(PolicyAdded), min_size=4, max_size=24),
     st.lists(events, max_size=4),
 ).map(lambda parts: [*itertools.chain.from_iterable(parts)])
-
-
-def tables_of(rows: PolicyRows) -> Tables:
-    return Tables(
-        subjects=rows.subjects,
-        policy_sets=rows.policy_sets,
-        class_masks=rows.class_masks,
-        cidr_masks=rows.cidr_masks,
-        port_masks=rows.port_masks,
-        rules=rows.rules,
-    )
 
 
 def some_connection(state: MeshState, dice: random.Random) -> Connection:
@@ -82,7 +72,7 @@ class Asker:
         """Over what is there, as an agent does."""
         self.rows = self.compiler.compile(state, node=NODE, judged=True)
         assert not self.rows.problem
-        self.node.apply(tables_of(self.rows))
+        self.node.apply(self.rows.put_into(Tables()))
 
     def answer(self, connection: Connection) -> Answer:
         peer = connection.peer
@@ -134,16 +124,24 @@ def test_the_kernel_says_what_the_specifications_say(node: Node) -> None:
             seen.update((answer.reason, ("rule", answer.rule is not None)))
             seen.update((("dry", answer.dry_deny), ("dry rule", answer.dry_rule is not None)))
 
-    compare()
-    assert seen["policies"] > 2000
-    for reason in (
+    # What is made up is another each time, and may happen to hold too little of something.
+    for _ in range(ROUNDS):
+        compare()
+        if not lacking(seen):
+            break
+    assert not lacking(seen), seen
+
+
+def lacking(seen: Counter[object]) -> list[object]:
+    """What was not met often enough for the comparison to mean something."""
+    reasons = (
         Reason.NONE,
         Reason.POLICY_DENY,
         Reason.POLICY_UNKNOWN,
         Reason.NETWORK_POLICY,
         Reason.NO_ALLOW_RULE,
         Reason.NOT_ATTESTED,
-    ):
-        assert seen[reason] > 50, (reason, seen)
-    for fact in ("rule", "dry", "dry rule"):
-        assert seen[fact, True] > 50, (fact, seen)
+    )
+    facts = [(fact, True) for fact in ("rule", "dry", "dry rule")]
+    rare = [one for one in (*reasons, *facts) if seen[one] <= 50]
+    return [*rare, *(["policies"] if seen["policies"] <= 2000 else [])]

@@ -20,10 +20,10 @@ from mesh.model.policies import Policy
 from mesh.model.service import Protocol
 from mesh.model.workload import Workload
 from mesh.reasons import Reason
-from mesh.tables import Route
+from mesh.tables import Route, Tables
 from tests.kernel.node import Node
 from tests.kernel.pods import Pod
-from tests.kernel.test_oracle import tables_of
+from tests.kernel.test_oracle import ROUNDS
 from tests.unit.mesh.policy_world import PORTS, made, policies, workloads
 
 WORLDS = 60
@@ -121,7 +121,7 @@ class Stage:
         config = NodeConfig(node.name)
         rows = node.compiler.compile(state, node=config, judged=True)
         assert not rows.problem
-        policy = tables_of(rows)
+        policy = rows.put_into(Tables())
         node.apply(
             replace(policy, enrollments=node.tables.enrollments, workloads=node.tables.workloads)
         )
@@ -164,11 +164,14 @@ class Stage:
             found.append(Dial(client, server, dice.choice((pod.v4, pod.v6)), dice.choice(PORTS)))
         return found
 
-    def told(self) -> list[tuple[EventKind, int, Reason]]:
-        """Refusals: for the guard's the client's port, for the hook's the destination's."""
-        found = []
+    def told(self, dials: list[Dial]) -> list[tuple[EventKind, int, Reason]]:
+        """Refusals: for the guard's the client's port, for the hook's the destination's.
+
+        The last packets of a connection of the world before may meet the policies of this one.
+        """
+        found, own = [], {one.local for one in dials}
         for event in self.node.dataplane.events():
-            if event.kind is EventKind.DROPPED:
+            if event.kind is EventKind.DROPPED and event.source_port in own:
                 found.append((event.kind, event.source_port, event.reason))
             elif event.kind is EventKind.DENIED:
                 found.append((event.kind, event.destination_port, event.reason))
@@ -194,7 +197,7 @@ def test_connections_end_as_specified(node: Node, make_pod: Callable[..., Pod]) 
     def compare(looks: list[Workload], wanted: list[Policy], seed: int) -> None:
         dice = random.Random(seed)
         oracle = stage.load(looks, wanted)
-        stage.told()
+        stage.told([])
         for client in clients:
             dials = dial_all(stage.pods[client], stage.dials(client, dice))
             refusals = []
@@ -206,12 +209,22 @@ def test_connections_end_as_specified(node: Node, make_pod: Callable[..., Pod]) 
                     refusals.append((EventKind.DENIED, one.port, reason))
                 elif how == "ECONNREFUSED":
                     refusals.append((EventKind.DROPPED, one.local, reason))
-            assert stage.told() == refusals
+            assert stage.told(dials) == refusals
             drain(stage.listeners)
 
-    compare()
-    assert seen["open", Reason.NONE] > 20, seen
-    assert seen["EPERM", Reason.NETWORK_POLICY] > 10, seen
-    assert sum(count for (how, _), count in seen.items() if how == "ECONNREFUSED") > 20, seen
+    def is_enough() -> bool:
+        refused = sum(count for (how, _), count in seen.items() if how == "ECONNREFUSED")
+        return (
+            seen["open", Reason.NONE] > 20
+            and seen["EPERM", Reason.NETWORK_POLICY] > 10
+            and refused > 20
+        )
+
+    # What is made up is another each time, and may happen to hold too little of something.
+    for _ in range(ROUNDS):
+        compare()
+        if is_enough():
+            break
+    assert is_enough(), seen
     for one in stage.listeners:
         one.close()
