@@ -18,6 +18,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -26,14 +27,16 @@ from agent.apply import Applier
 from agent.brain import Brain
 from agent.config import AgentConfig
 from agent.dataplane.sink import Dataplane
+from agent.dataplane.verdicts import ask
 from agent.descriptors import raise_descriptor_limit
 from agent.errors import ConfigError
+from agent.explain import Explainer
 from agent.figures import Gatherer, Parts
 from agent.memory import Trimmer, configure_memory, freeze_memory
 from agent.observe import Observer
 from agent.pki.ca_settings import CaSettings
 from agent.pki.open import FilesSettings, PkiSettings, open_provider
-from agent.policy_views import PolicyViews, explainer
+from agent.policy_views import PolicyViews
 from agent.readiness import Readiness
 from agent.sources.file import SOURCE_NAME, FileSource
 from agent.sources.settings import AgentSettings, CaCertificates, FileCertificates, MeshFile
@@ -160,8 +163,11 @@ async def _run(config: AgentConfig) -> None:
         settings.on_change = brain.compile_again
 
         # What can be looked at.
-        finder = RuleFinder(lambda: explainer(brain, dataplane, config.node))
-        policy_counts = PolicyCounts(finder)
+        def explainer() -> Explainer:
+            program, tables = dataplane.query_fd(), brain.latest.tables
+            return Explainer(brain.state, tables, config.node, partial(ask, program))
+
+        policy_counts = PolicyCounts(RuleFinder(explainer))
         parts = Parts(
             readiness=readiness,
             source=source,
@@ -178,7 +184,7 @@ async def _run(config: AgentConfig) -> None:
         gatherer = Gatherer(parts, page)
         stop = asyncio.Event()
         views = Views(config, parts, trust_domain=mesh_file.trust_domain, stop=stop)
-        policy = PolicyViews(config.node, parts, trust_domain=mesh_file.trust_domain)
+        policy = PolicyViews(parts, explainer, trust_domain=mesh_file.trust_domain)
         admin = AdminServer(
             views={**views.views, **policy.views},
             actions=views.actions,

@@ -5,14 +5,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from agent.abi.structs import Statistic
 from agent.admin.server import Query, Stream, View
-from agent.brain import Brain
-from agent.dataplane.sink import Dataplane
-from agent.dataplane.verdicts import ask
 from agent.explain import Explainer
 from agent.figures import Parts
 from agent.saved_state import write_state
@@ -30,26 +26,24 @@ from mesh.model.policy import PolicyName
 from mesh.model.workload import Workload
 from mesh.tables import Tables
 
-__all__ = ["PolicyViews", "explainer"]
+__all__ = ["PolicyViews"]
 
 _BEAT_SECONDS: Final = 5.0
 """A line is sent at least so often: by it a reader knows that the agent lives, and the agent
 learns that a reader has gone."""
 
 
-def explainer(brain: Brain, dataplane: Dataplane, node: str) -> Explainer:
-    """One for the policy in force."""
-    return Explainer(brain.state, brain.latest.tables, node, partial(ask, dataplane.query_fd()))
-
-
 class PolicyViews:
     """Answers for GET."""
 
-    def __init__(self, node: str, parts: Parts, *, trust_domain: str) -> None:
-        self._node = node
+    def __init__(
+        self, parts: Parts, explainer: Callable[[], Explainer], *, trust_domain: str
+    ) -> None:
+        """``explainer`` makes one for the policy in force."""
         self._trust_domain = trust_domain
         self._parts = parts
-        self._finder = RuleFinder(self.explainer)
+        self._explainer = explainer
+        self._finder = RuleFinder(explainer)
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -69,7 +63,7 @@ class PolicyViews:
 
     async def explain(self, query: Query) -> Any:
         """Why one workload may or may not reach another."""
-        return self.explainer().explain(
+        return self._explainer().explain(
             query.get("from", ""),
             query.get("to", ""),
             port=_port(query.get("port", "0")),
@@ -152,10 +146,6 @@ class PolicyViews:
             "kernel": statistics.get(Statistic.EVENTS_LOST, 0),
             "tunnel": stats["events_dropped"] + stats["events_withheld"],
         }
-
-    def explainer(self) -> Explainer:
-        """One for the policy in force."""
-        return explainer(self._parts.brain, self._parts.dataplane, self._node)
 
     def _with_rule(self, told: Told) -> dict[str, Any]:
         """The verdict with the rule that gives it now, if one does and there is time to ask."""
