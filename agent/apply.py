@@ -84,7 +84,8 @@ class Applier:
                 compiled = await self.inbox.take()
                 continue
             try:
-                compiled = await asyncio.wait_for(self.inbox.take(), pause)
+                async with asyncio.timeout(pause):
+                    compiled = await self.inbox.take()
             except TimeoutError:
                 pause = min(pause * 2, _RETRY_MOST_SECONDS)
 
@@ -163,7 +164,8 @@ class Applier:
         if self._wanted <= self._waited:
             return
         try:
-            await asyncio.wait_for(self._certified.wait(), _SVID_WAIT_SECONDS)
+            async with asyncio.timeout(_SVID_WAIT_SECONDS):
+                await self._certified.wait()
         except TimeoutError:
             missing = [str(i) for i in sorted(self._wanted) if str(i) not in self._svids]
             fields = {"missing": len(missing), "first": missing[0] if missing else ""}

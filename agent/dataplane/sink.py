@@ -291,7 +291,8 @@ class Dataplane:
         loop.add_reader(watch, touched.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(touched.wait(), CARE_SECONDS - CARE_SOONEST_SECONDS)
+                async with asyncio.timeout(CARE_SECONDS - CARE_SOONEST_SECONDS):
+                    await touched.wait()
         finally:
             loop.remove_reader(watch)
 

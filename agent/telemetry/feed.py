@@ -155,7 +155,9 @@ class Watcher:
     async def take_untold(self, seconds: float) -> list[Happened]:
         """The same for who puts few of them into words."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._some.wait(), seconds)
+            # Python 3.11's wait_for() loses a cancellation that comes together with what it awaits.
+            async with asyncio.timeout(seconds):
+                await self._some.wait()
         self._some.clear()
         taken = list(self._waiting)
         self._waiting.clear()

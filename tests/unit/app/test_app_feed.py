@@ -119,6 +119,23 @@ async def test_a_reader_waits_no_longer_than_it_said(feed: Feed) -> None:
         assert len(await watcher.take(5)) == 1
 
 
+async def test_a_reader_that_is_cancelled_as_something_comes_ends(feed: Feed) -> None:
+    """So an agent ends whose last connections are refused while it drains."""
+
+    async def read() -> None:
+        with feed.watch() as watcher:
+            while True:
+                await watcher.take(60)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    feed.kernel([DENIED.raw()])
+    await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.wait([reader], timeout=5)
+    assert reader.cancelled()
+
+
 def test_ends_are_found_by_name_address_and_service() -> None:
     told = Told(
         time=0.0,
