@@ -27,9 +27,18 @@ struct pseudo_header {
 	__be32 protocol;
 };
 
-inline_only __sum16 fold(s64 sum)
+/*
+ * bpf_csum_diff() fails only for sizes that are no multiple of 4 or above 512, which ours are not;
+ * and no error can be told from a sum: BCC declares an int, and Linux before 6.13 returns 32 bits.
+ */
+inline_only u32 add_up(const void *bytes, u32 size, u32 sum)
 {
-	u64 folded = (u32)sum;
+	return (u32)bpf_csum_diff(0, 0, (__be32 *)bytes, size, sum);
+}
+
+inline_only __sum16 fold(u32 sum)
+{
+	u64 folded = sum;
 
 	folded = (folded & 0xffff) + (folded >> 16);
 	folded = (folded & 0xffff) + (folded >> 16);
@@ -42,7 +51,7 @@ inline_only bool make_reset(struct __sk_buff *skb, const struct packet *packet,
 {
 	struct pseudo_header pseudo = {};
 	__be32 numbers[2];
-	s64 sum;
+	u32 sum;
 
 	if (load(skb, packet->offset + 4, numbers, sizeof(numbers)))
 		return false;
@@ -66,13 +75,8 @@ inline_only bool make_reset(struct __sk_buff *skb, const struct packet *packet,
 	}
 	pseudo.length = bpf_htonl(TCP_HEADER_BYTES);
 	pseudo.protocol = bpf_htonl(IPPROTO_TCP);
-	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	if (sum < 0)
-		return false;
-	sum = bpf_csum_diff(0, 0, (__be32 *)reply, sizeof(*reply), (__wsum)sum);
-	if (sum < 0)
-		return false;
-	reply->check = fold(sum);
+	sum = add_up(&pseudo, sizeof(pseudo), 0);
+	reply->check = fold(add_up(reply, sizeof(*reply), sum));
 	return true;
 }
 
@@ -80,17 +84,14 @@ inline_only bool write_ipv4(struct __sk_buff *skb, const struct packet *packet, 
 			    u32 bytes)
 {
 	__be32 header[IPV4_HEADER_BYTES / 4] = {};
-	s64 sum;
 
 	header[0] = bpf_htonl(0x45000000 | (IPV4_HEADER_BYTES + bytes));
 	header[1] = bpf_htonl(0x4000); /* don't fragment */
 	header[2] = bpf_htonl(64U << 24 | (u32)protocol << 16);
 	header[3] = packet->destination.words[3];
 	header[4] = packet->source.words[3];
-	sum = bpf_csum_diff(0, 0, header, sizeof(header), 0);
-	if (sum < 0)
-		return false;
-	header[2] |= (__be32)fold(sum) << 16; /* bytes 10 and 11 of the header */
+	/* Bytes 10 and 11 of the header. */
+	header[2] |= (__be32)fold(add_up(header, sizeof(header), 0)) << 16;
 	return bpf_skb_store_bytes(skb, ETHERNET_HEADER_BYTES, header, sizeof(header), 0) == 0;
 }
 
@@ -209,22 +210,17 @@ inline_only bool may_send_error(void)
 	return budget->spent++ < ERRORS_PER_SECOND;
 }
 
-inline_only bool seal_error_v4(struct icmp_error *error)
+inline_only void seal_error_v4(struct icmp_error *error)
 {
-	s64 sum;
-
 	error->type = ICMP_UNREACHABLE;
 	error->code = ICMP_PROHIBITED;
-	sum = bpf_csum_diff(0, 0, (__be32 *)error,
-			    ICMP_HEADER_BYTES + IPV4_HEADER_BYTES + QUOTED_BYTES, 0);
-	error->check = fold(sum);
-	return sum >= 0;
+	error->check = fold(add_up(error, ICMP_HEADER_BYTES + IPV4_HEADER_BYTES + QUOTED_BYTES, 0));
 }
 
-inline_only bool seal_error_v6(const struct packet *packet, struct icmp_error *error)
+inline_only void seal_error_v6(const struct packet *packet, struct icmp_error *error)
 {
 	struct pseudo_header pseudo = {};
-	s64 sum;
+	u32 sum;
 
 	error->type = ICMPV6_UNREACHABLE;
 	error->code = ICMPV6_PROHIBITED;
@@ -232,12 +228,8 @@ inline_only bool seal_error_v6(const struct packet *packet, struct icmp_error *e
 	pseudo.destination = packet->source;
 	pseudo.length = bpf_htonl(sizeof(*error));
 	pseudo.protocol = bpf_htonl(IPPROTO_ICMPV6);
-	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	if (sum < 0)
-		return false;
-	sum = bpf_csum_diff(0, 0, (__be32 *)error, sizeof(*error), (__wsum)sum);
-	error->check = fold(sum);
-	return sum >= 0;
+	sum = add_up(&pseudo, sizeof(pseudo), 0);
+	error->check = fold(add_up(error, sizeof(*error), sum));
 }
 
 inline_only bool write_error_v4(struct __sk_buff *skb, const struct packet *packet)
@@ -246,8 +238,10 @@ inline_only bool write_error_v4(struct __sk_buff *skb, const struct packet *pack
 	const u32 headers = ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES;
 	struct icmp_error error = {};
 
-	return load(skb, 0, error.quoted, quoted) == 0 && seal_error_v4(&error) &&
-	       bpf_skb_change_tail(skb, headers + ICMP_HEADER_BYTES + quoted, 0) == 0 &&
+	if (load(skb, 0, error.quoted, quoted))
+		return false;
+	seal_error_v4(&error);
+	return bpf_skb_change_tail(skb, headers + ICMP_HEADER_BYTES + quoted, 0) == 0 &&
 	       write_ipv4(skb, packet, IPPROTO_ICMP, ICMP_HEADER_BYTES + quoted) &&
 	       bpf_skb_store_bytes(skb, headers, &error, ICMP_HEADER_BYTES + quoted, 0) == 0;
 }
@@ -257,9 +251,10 @@ inline_only bool write_error_v6(struct __sk_buff *skb, const struct packet *pack
 	const u32 headers = ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES;
 	struct icmp_error error = {};
 
-	return load(skb, 0, error.quoted, sizeof(error.quoted)) == 0 &&
-	       seal_error_v6(packet, &error) &&
-	       bpf_skb_change_tail(skb, headers + sizeof(error), 0) == 0 &&
+	if (load(skb, 0, error.quoted, sizeof(error.quoted)))
+		return false;
+	seal_error_v6(packet, &error);
+	return bpf_skb_change_tail(skb, headers + sizeof(error), 0) == 0 &&
 	       write_ipv6(skb, packet, IPPROTO_ICMPV6, sizeof(error)) &&
 	       bpf_skb_store_bytes(skb, headers, &error, sizeof(error), 0) == 0;
 }
