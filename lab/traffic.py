@@ -224,10 +224,14 @@ def look_up(cluster: Cluster, result: Result, *, seconds: float = 5.0) -> None:
     spec, flow = cluster.spec, result.flow
     mine = spec.address6(flow.source) if ":" in flow.address else spec.address4(flow.source)
     source = f"{_host(mine)}:{answer.local_port}"
+    # A port of the client may serve connections to several servers.
+    servers = {flow.address, spec.address4(answer.server), spec.address6(answer.server)}
     ends = {"outbound": spec.pod(flow.source).node, "inbound": spec.pod(answer.server).node}
     deadline = time.monotonic() + seconds
     while True:
-        records = {side: _record(cluster, node, side, source) for side, node in ends.items()}
+        records = {
+            side: _record(cluster, node, side, source, servers) for side, node in ends.items()
+        }
         if _settled(spec, flow, records) or time.monotonic() > deadline:
             break
         time.sleep(0.1)
@@ -237,10 +241,14 @@ def look_up(cluster: Cluster, result: Result, *, seconds: float = 5.0) -> None:
 Record = dict[str, Any]
 
 
-def _record(cluster: Cluster, node: str, side: str, source: str) -> Record | None:
+def _record(
+    cluster: Cluster, node: str, side: str, source: str, servers: set[str]
+) -> Record | None:
     records = cluster.admin(node, "/connections?recent=1&limit=500")
     for record in records:
-        if record["source"] == source and record["direction"] == side:
+        if (record["source"], record["direction"]) != (source, side):
+            continue
+        if record["destination"].rpartition(":")[0].strip("[]") in servers:
             return dict(record)
     return None
 
