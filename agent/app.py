@@ -92,15 +92,15 @@ def main(config: AgentConfig) -> int:
     """
     configure_memory()
     configure_logging(level=config.log_level, as_json=config.log_format == "json")
-    require_core()
-    raise_descriptor_limit()
-    with hold_lock(config.paths):
-        try:
+    try:
+        require_core()
+        raise_descriptor_limit()
+        with hold_lock(config.paths):
             asyncio.run(_run(config))
-        except* MeshError as group:
-            raise _first_error(group) from group
-        finally:
-            flush_log()
+    except* MeshError as group:
+        raise _first_error(group) from group
+    finally:
+        flush_log()
     return 0
 
 
